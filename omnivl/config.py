@@ -1,0 +1,361 @@
+"""Every setting of omnivl as a typed, frozen dataclass, and the strict road between them and JSON.
+
+A run is one `RunConfig`: a model and a list of stages. Recipes (`omnivl.presets`) return whole ones; the command line
+changes single fields; the same object travels inside every checkpoint as `config.json`. An unknown key, a wrong type or
+a value outside its choices is a `ConfigError` whose one sentence names the key and the nearest known one.
+This room knows nothing of models, data or training: it only holds what they are told.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+FORMAT_VERSION = 1  # of model folders and run configs; raised when old ones need converting
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used: the message is one sentence for the user."""
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """The visual encoder: a ViT with divided space-time blocks (paper, section 3.1; TimeSformer)."""
+
+    image_size: int = 224  # pixels, of the position table; other sizes interpolate it
+    patch_size: int = 16  # pixels
+    tubelet_size: int = 2  # frames that one video patch spans
+    num_frames: int = 8  # frames of the temporal position table (num_frames / tubelet_size entries)
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    layer_norm_eps: float = 1e-6
+    drop_path: float = 0.0  # of the last block; grows linearly from 0 at the first
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The text stack: BERT's shape, used as text encoder, alignment decoder and generation decoder."""
+
+    vocab_size: int = 30524
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    max_positions: int = 512
+    layer_norm_eps: float = 1e-12
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The whole network. `sharing` "blip": text encoder and alignment decoder are one stack, the generation decoder
+    shares everything with it but its self-attention; "none": three stacks."""
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    embed_dim: int = 256
+    temperature: float = 0.07  # at the start; learnt, clamped to [0.001, 0.5]
+    sharing: Literal["blip", "none"] = "blip"
+    image_prompt: str = ""  # what a caption starts with, stripped from the answer ("a picture of " after finetuning)
+    video_prompt: str = ""
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # of pixels in [0, 1]: CLIP's
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+
+# --- a stage of a run ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What a stage reads: sources as FORMAT:ANNOTATIONS, how they are mixed, and how a batch is made."""
+
+    sources: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()  # one a source, any positive numbers; none: by size
+    mixing_temperature: float = 1.0  # with no weights: weight = size ** (1 / temperature)
+    root: str = ""  # where relative media paths start; none: the annotation file's folder
+    split: str = "train"
+    media: Literal["image", "video", "both", "text"] = "both"  # text: captions alone, no media is read
+    batch_size: int = 64  # samples a step over all ranks; images
+    video_batch_size: int = 0  # the same for video steps; 0: batch_size
+    video_share: float = 0.5  # of the steps, where media is "both"
+    group_size: int = 1  # neighbours of a source that keep together in a batch, such as clips of one scene
+    num_frames: int = 8
+    max_text_tokens: int = 40  # special tokens included
+    prompts: tuple[str, ...] = ()  # templates with {} that make a text of a class name; none: omnivl.prompts
+    min_crop: float = 0.2  # smallest area of the random resized crop; 1: no crop
+    flip: bool = True  # never where a text says left or right
+    augment_ops: int = 0  # RandAugment operations a sample, without colour shifts
+    augment_magnitude: int = 5  # of 10
+    num_workers: int = 0
+    on_bad_sample: Literal["replace", "raise"] = "replace"
+    max_bad_share: float = 0.01  # over this, and at least 10, a run stops
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """What a stage optimises. "pretrain": UniVLC + VLM + LM (paper, section 3.2); "text": a language warm-up."""
+
+    name: Literal["pretrain", "text"] = "pretrain"
+    univlc_weight: float = 1.0
+    vlm_weight: float = 1.0
+    lm_weight: float = 1.0
+    bank_size: int = 57600  # vectors in each memory bank; 0: none
+    momentum: float = 0.995
+    momentum_warmup: bool = False  # min(momentum, 1 - 1 / (step + 2)): short runs want it
+    distill_alpha: float = 0.0  # weight of momentum soft targets, ramped up over the first distill_steps
+    distill_steps: int = 0
+    match_share: float = 1.0  # of a batch's pairs that the matching loss sees
+    lm_share: float = 1.0  # of a batch's images that the language-modelling loss sees
+    video_lm_share: float = 1.0
+    label_smoothing: float = 0.1  # of the language-modelling loss in training
+    negatives: Literal["global", "rank"] = "global"  # where matching negatives come from
+    mask_share: float = 0.15  # of words, "text" only
+    words_weight: float = 1.0  # of the bag-of-words loss on the projected [CLS], "text" only
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    lr: float = 3e-4
+    min_lr: float = 0.0
+    warmup_steps: int = 0
+    schedule: Literal["cosine", "hold"] = "cosine"  # hold: constant, then linear to min_lr over the last decay_share
+    decay_share: float = 0.3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.05  # not on biases, norms, embeddings of position and [CLS], temperature
+    clip: float = 1.0  # largest norm of the gradient; 0: none
+    text_lr_factor: float = 1.0  # of the text encoder (its embeddings, self-attention, feed-forward, projection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long a stage runs, and what it writes."""
+
+    steps: int = 1000
+    accumulate: int = 1  # micro-batches a step
+    checkpoint_every: int = 1000  # steps; 0: at the end of the stage alone
+    keep_checkpoints: int = 2  # the latest ones; the best is kept besides
+    validate_every: int = 0  # steps; 0: never
+    select: str = ""  # metric of the validation split whose best step becomes model/; none: the last step
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
+    compile: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage: a task on some data for some steps. Weights go on from the stage before."""
+
+    name: str = "stage"
+    data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What a run measures when its training is over."""
+
+    tasks: tuple[str, ...] = ()
+    data: str = ""  # FORMAT:ANNOTATIONS
+    split: str = "test"
+    rerank: int = 128  # candidates that the matching score re-orders
+    num_items: int = 256  # of the gallery, for sources that render as many as asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A whole run. `init` is a model folder or hub id to start from (then `model` is read from there)."""
+
+    recipe: str = ""
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    init: str = ""
+    vocab: str = ""  # a vocab.txt; none: the init model's, else one is learnt from the sources' texts
+    stages: tuple[StageConfig, ...] = ()
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    format_version: int = FORMAT_VERSION
+
+
+# --- to and from JSON ------------------------------------------------------------------------------------------------
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(kind: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
+    """Build the dataclass `kind` from JSON values; every key must exist and every value have its field's type.
+
+    Raises ConfigError, naming the dotted key and the nearest known one.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where or 'a config'} must be a table of settings, got {shown(values)}")
+    hints = typing.get_type_hints(kind)
+    version = values.get("format_version")
+    if "format_version" in hints and type(version) is int and version > FORMAT_VERSION:
+        raise ConfigError(
+            f"this config has the format {version}, but this omnivl reads up to {FORMAT_VERSION}: update omnivl"
+        )
+    for key in values:
+        if key not in hints:
+            raise unknown_key(join(where, key), [join(where, name) for name in hints])
+    return kind(**{key: check(hints[key], value, join(where, key)) for key, value in values.items()})
+
+
+def check(kind: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type `kind`, or ConfigError. Integers pass for floats, lists for tuples; no more."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return from_dict(typing.cast(type, kind), value, where=where)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise ConfigError(f"{where} must be one of {', '.join(map(str, args))}, got {shown(value)}")
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} must be a list, got {shown(value)}")
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(kinds) != len(value):
+            raise ConfigError(f"{where} must have {len(kinds)} values, got {len(value)}")
+        return tuple(check(k, v, f"{where}.{i}") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    assert not isinstance(kind, types.UnionType), f"{where}: no unions in configs"
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise ConfigError(f"{where} must be {NAMES[kind]}, got {shown(value)}")
+    return value
+
+
+NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+def shown(value: Any) -> str:
+    """A value as a message quotes it: on one line, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def parse(kind: Any, words: list[str], where: str) -> Any:
+    """Words of the command line as the annotated type `kind` (a field that is not itself a dataclass)."""
+    if typing.get_origin(kind) is tuple:
+        args = typing.get_args(kind)
+        return check(kind, [parse(args[0], [word], where) for word in words], where)
+    if len(words) != 1:
+        raise ConfigError(f"{where} takes one value, got {len(words)}: {shown(' '.join(words))}")
+    word = words[0]
+    value: Any = word
+    try:
+        if kind is bool:
+            value = {"true": True, "false": False}[word.lower()]
+        elif kind in (int, float):
+            value = kind(word)
+    except (ValueError, KeyError):
+        raise ConfigError(f"{where} must be {NAMES[kind]}, got {shown(word)}") from None
+    return check(kind, value, where)
+
+
+def fields_of(kind: type, where: str = "") -> dict[str, Any]:
+    """Dotted name -> annotated type of every field that is not itself a dataclass or a list of them."""
+    found: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            found |= fields_of(typing.cast(type, hint), join(where, name))
+        elif not holds_settings(hint):
+            found[join(where, name)] = hint
+    return found
+
+
+def override(config: T, name: str, value: Any, *, where: str = "") -> T:
+    """A copy of `config` with the dotted field `name` (stages by number: "stages.1.optim.lr") set to `value`.
+
+    Raises ConfigError for a name that does not exist or a value that is not of the field's type.
+    """
+    head, _, rest = name.partition(".")
+    here = join(where, head)
+    if isinstance(config, tuple):
+        if not head.isdecimal() or int(head) >= len(config):
+            raise ConfigError(f"there is no {here}: this run has {len(config)} {where}, named by number from 0")
+        changed = override(config[int(head)], rest, value, where=here)
+        return typing.cast(T, (*config[: int(head)], changed, *config[int(head) + 1 :]))
+    hints = typing.get_type_hints(type(config)) if dataclasses.is_dataclass(config) else {}
+    if head not in hints:
+        raise unknown_key(here, [join(where, known) for known in hints])
+    if rest and holds_settings(hints[head]):
+        value = override(getattr(config, head), rest, value, where=here)
+    elif rest:
+        raise unknown_key(join(here, rest), [here])
+    elif not holds_settings(hints[head]):
+        value = check(hints[head], value, here)
+    return dataclasses.replace(typing.cast(Any, config), **{head: value})
+
+
+def holds_settings(kind: Any) -> bool:
+    """Whether a field's type is a dataclass or a list of them."""
+    return dataclasses.is_dataclass(kind) or any(dataclasses.is_dataclass(arg) for arg in typing.get_args(kind))
+
+
+def unknown_key(name: str, known: list[str]) -> ConfigError:
+    """The error for a name that does not exist, with the nearest one that does: the same last word in another section,
+    a word like it in the same section, or any like the whole."""
+    section, _, last = name.rpartition(".")
+    elsewhere = [key for key in known if key.rpartition(".")[2] == last]
+    beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == section}
+    near = [beside[word] for word in difflib.get_close_matches(last, beside, 1)]
+    guess = [*elsewhere, *near, *difflib.get_close_matches(name, known, 1, 0.75)]
+    return ConfigError(f"there is no setting {name!r}" + (f"; did you mean {guess[0]!r}?" if guess else ""))
+
+
+def read_json(path: Path | str) -> Any:
+    """The JSON value in a file. Raises ConfigError naming the file where it is absent or is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise ConfigError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def sized(width: int, layers: int, heads: int, text_width: int | None = None, **more: Any) -> ModelConfig:
+    """A model of one width, with BERT-base's text stack of `text_width` where that differs."""
+    text = TextConfig() if text_width else TextConfig(width=width, layers=layers, heads=heads, mlp_width=4 * width)
+    return ModelConfig(vision=VisionConfig(width=width, layers=layers, heads=heads, mlp_width=4 * width), text=text, **more)
+
+
+MODELS: dict[str, ModelConfig] = {
+    # the demo's: learns the built-in world in minutes on two cores
+    "tiny": ModelConfig(
+        vision=VisionConfig(image_size=64, num_frames=4, width=128, layers=3, heads=4, mlp_width=512),
+        text=TextConfig(width=128, layers=2, heads=4, mlp_width=512, max_positions=64),
+        embed_dim=64,
+    ),
+    "small": sized(384, 12, 6),  # the shape of ViT-S and MiniLM
+    "base": ModelConfig(),  # the paper's
+    "large": sized(1024, 24, 16, text_width=768),
+}

@@ -1,0 +1,309 @@
+"""Pictures as Pillow decodes them: upright, 8-bit RGB, on white. Stills here; the frames of animated pictures too.
+
+Rules, the same for training, evaluation, embedding and serving:
+- turned by the orientation the container states; transparency of any kind is laid on white;
+- every bit depth is scaled to 8 bits, never clipped; a four-component JPEG is read as inverted ink only where Adobe's
+  marker says so;
+- a colour profile is converted to sRGB (perceptual intent); a profile that cannot be used is ignored;
+- of an animated picture the first frame as shown, on the full canvas; of several pages or previews, the first.
+
+The paper (OmniVL, arXiv 2209.07526) says nothing about files: all of this is ours. This room knows no path (it takes an
+open file and the name to use in messages), no video container, no model.
+"""
+
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageChops, ImageCms, ImageFile, UnidentifiedImageError
+
+from omnivl.data.sample import BadSample
+
+try:
+    import pi_heif
+
+    pi_heif.register_heif_opener()
+except ImportError:
+    pass
+
+MAX_PIXELS = 178_956_970  # a picture above this is refused before decoding: as RGB it would fill half a gigabyte
+FORMATS = (  # no EPS, which runs programs, and nothing without a sure signature
+    *("AVIF", "BMP", "DDS", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000"),
+    *("MPO", "PCX", "PNG", "PPM", "PSD", "QOI", "TIFF", "WEBP"),
+)
+WHITE = (255, 255, 255)
+SLOWEST_HURRY = 0.010  # seconds: shorter delays of an animation mean "unset", and last UNSET_DELAY as in browsers
+UNSET_DELAY = 0.100
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def bad(name: str, reason: object) -> BadSample:
+    """The error for the file `name`: one printable line, whatever the name or a library's message holds."""
+    line = " ".join(f"{name}: {reason}".split())
+    return BadSample(line.encode("utf-8", "backslashreplace").decode())
+
+
+def decode_image(file: BinaryIO, name: str, content: str) -> Image.Image:
+    """The picture in `file` as RGB, upright. `content` is the format found in its first bytes.
+
+    Raises BadSample where it cannot be decoded whole, or has more than MAX_PIXELS.
+    """
+    with opened(file, name, content) as image:
+        return shown(image)
+
+
+def decode_animation(file: BinaryIO, name: str, content: str, wanted: list[int]) -> dict[int, np.ndarray]:
+    """Frames of an animated picture by number, each (H, W, 3) uint8; from the first on that does not decode, none."""
+    frames: dict[int, np.ndarray] = {}
+    with opened(file, name, content) as image:
+        first = 1 if getattr(image, "default_image", False) else 0
+        for index in wanted:
+            try:
+                image.seek(first + index)
+                frames[index] = np.asarray(shown(image))
+            except Exception:  # a decoder's complaint about a damaged file can be of any type
+                if not frames:
+                    raise
+                break
+    return frames
+
+
+@contextmanager
+def opened(file: BinaryIO, name: str, content: str) -> Iterator[ImageFile.ImageFile]:
+    """`file` as a Pillow image at its first shown frame; whatever a decoder raises inside becomes BadSample."""
+    if content == "HEIC" and "HEIF" not in Image.OPEN:
+        raise bad(name, 'HEIC needs a decoder: pip install "omnivl[heic]"')
+    try:
+        with Image.open(file, formats=[known for known in FORMATS if known in Image.OPEN]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            if min(image.size) < 1:
+                raise bad(name, "the picture has no pixels")
+            if content == "TIFF" and is_raw(image):
+                raise bad(name, "a camera's raw file, which is not read: export it as JPEG or PNG")
+            if getattr(image, "default_image", False):
+                image.seek(1)  # an APNG's still for programs that cannot animate is not part of the animation
+            yield image
+    except BadSample:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise bad(name, f"too many pixels: a picture may have {MAX_PIXELS // 10**6} million") from None
+    except UnidentifiedImageError:
+        raise bad(name, f"looks like {content} but cannot be read as a picture") from None
+    except Exception as error:  # a decoder's complaint about a damaged file can be of any type
+        raise bad(name, f"damaged {content} ({error or type(error).__name__})") from error
+
+
+def is_raw(image: Image.Image) -> bool:
+    """Whether a TIFF is a camera's raw file: its first page is a thumbnail and the picture sits in a sub-page."""
+    tags: Any = getattr(image, "tag_v2", {})
+    return 50706 in tags or (tags.get(254) == 1 and 330 in tags)  # DNGVersion; NewSubfileType with SubIFDs
+
+
+# --- pixels ----------------------------------------------------------------------------------------------------------
+
+
+def shown(image: ImageFile.ImageFile) -> Image.Image:
+    """The current frame of an opened image as a viewer shows it: RGB, on white, upright."""
+    boxes = [tile.extents for tile in image.tile] if image.format == "GIF" else []
+    depth = stored_bits(image)
+    image.load()
+    colours, alpha = split(image, depth)
+    colours = to_srgb(colours, image.info.get("icc_profile"))
+    if boxes and image.tell() == 0 and boxes[0] and boxes[0] != (0, 0, *image.size):
+        # Pillow fills what the first frame leaves open with the background colour; viewers leave it transparent
+        inside = Image.new("L", image.size, 0)
+        inside.paste(255, boxes[0])
+        alpha = inside if alpha is None else ImageChops.multiply(alpha, inside)
+    if alpha is not None:
+        colours = Image.composite(colours, Image.new("RGB", image.size, WHITE), alpha)
+    turn = TURNS.get(orientation(image))
+    return colours if turn is None else colours.transpose(turn)
+
+
+def orientation(image: Image.Image) -> Any:
+    """The orientation tag, 1 to 8; 1 where there is none or it cannot be read."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # a broken tag never loses the picture
+        return 1
+
+
+def stored_bits(image: ImageFile.ImageFile) -> int:
+    """Bits a sample as stored, which Pillow's mode does not tell; 0 where unknown. Must be asked before loading."""
+    if image.format == "PNG":
+        rawmode = str(image.tile[0].args if image.tile else "")
+        return next((bits for bits in (1, 2, 4, 16) if f";{bits}" in rawmode), 1 if image.mode == "1" else 8)
+    tags: Any = getattr(image, "tag_v2", {})
+    return int(max(tags.get(258, (0,)))) if image.format == "TIFF" else 0
+
+
+def split(image: Image.Image, depth: int) -> tuple[Image.Image, Image.Image | None]:
+    """A loaded image as (L, RGB, CMYK or LAB, 8 bits) and its alpha (L), or None where it is opaque."""
+    mode, clear = image.mode, image.info.get("transparency")
+    if mode[0] in "IF":
+        return grey(image, depth), None if clear is None else opaque_where(np.asarray(image) != clear)
+    if mode == "1":
+        image = image.convert("L")
+    if mode in ("1", "L") and isinstance(clear, int):
+        level = clear * 255 // (2**depth - 1) if depth in (1, 2, 4) else clear  # the tag counts in stored levels
+        return image, opaque_where(np.asarray(image) != level)
+    if mode == "RGB" and isinstance(clear, tuple):
+        key = [value >> 8 if depth == 16 else value for value in clear]  # Pillow keeps the high byte of 16 bits
+        return image, opaque_where((np.asarray(image) != key).any(-1))
+    if mode == "CMYK":
+        # Adobe's programs store ink inverted and say so; Pillow always assumes them
+        plain = image.format in ("JPEG", "MPO") and "adobe" not in image.info
+        return ImageChops.invert(image) if plain else image, None
+    if mode == "La":
+        image = image.convert("LA")
+    if image.mode in ("LA", "PA", "RGBa") or (mode == "P" and image.has_transparency_data):
+        image = image.convert("RGBA")
+    if image.mode == "RGBA":
+        return image.convert("RGB"), image.getchannel("A")
+    return image if image.mode in ("L", "RGB", "LAB") else image.convert("RGB"), None
+
+
+def opaque_where(mask: np.ndarray) -> Image.Image:
+    return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def grey(image: Image.Image, depth: int) -> Image.Image:
+    """A grey image of more than 8 bits as L.
+
+    Integers of 16 bits (or 9 to 15 in a TIFF) have that full scale. Those of 32 bits and floats state none: it is the
+    smallest of 1 (floats), 255, 65535, 2^31 - 1 and 2^32 - 1 that holds every value, and with negative values the
+    picture's own range is stretched. Not-a-number is black.
+    """
+    values = np.asarray(image)
+    inverted = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0  # white is zero
+    if image.mode.startswith("I;16"):
+        full = 2**depth - 1 if 8 < depth < 16 and image.format == "TIFF" else 65535
+        levels = np.minimum((np.arange(65536, dtype=np.int64) * 255 + full // 2) // full, 255).astype(np.uint8)
+        return Image.fromarray((255 - levels if inverted else levels)[values])
+    values = np.nan_to_num(values.astype(np.float32 if image.mode == "F" else np.float64), posinf=0, neginf=0)
+    low, high = float(values.min()), float(values.max())
+    if low < 0:
+        values, top = values - low, high - low or 1.0
+    elif image.format == "PPM" and image.mode == "I":
+        top = 65535.0
+    else:
+        steps = [1.0] * (image.mode == "F") + [255.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1]
+        top = next((step for step in steps if high <= step), high)
+    levels = np.rint(values * (255 / top)).astype(np.uint8)
+    return Image.fromarray(255 - levels if inverted else levels)
+
+
+def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """L, RGB, CMYK or LAB as sRGB, by its colour profile where that can be used."""
+    if profile or image.mode == "LAB":
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("LAB")
+            if image.mode != "RGB" or "srgb" not in ImageCms.getProfileDescription(source).lower():
+                target = ImageCms.createProfile("sRGB")
+                changed = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+                assert changed is not None
+                return changed
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            pass  # a bad profile never loses the picture
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+# --- how long each frame of an animation is shown --------------------------------------------------------------------
+
+
+def delays(file: BinaryIO, content: str) -> Iterator[float]:
+    """Seconds each frame of a GIF, PNG, WebP or AVIF is shown; a still yields one. Only AVIF is decoded for it.
+
+    Stops quietly where the file is cut short. Delays of 10 ms or less count as 100 ms, as in browsers.
+    """
+    file.seek(0)
+    walk = {"GIF": gif_delays, "PNG": png_delays, "WebP": webp_delays, "AVIF": avif_delays}[content]
+    try:
+        for seconds in walk(file):
+            yield seconds if seconds > SLOWEST_HURRY else UNSET_DELAY
+    except (struct.error, OSError):
+        return
+
+
+def take(file: BinaryIO, layout: str) -> tuple[Any, ...]:
+    return struct.unpack(layout, file.read(struct.calcsize(layout)))
+
+
+def gif_delays(file: BinaryIO) -> Iterator[float]:
+    def table(flags: int) -> None:
+        if flags & 0x80:
+            file.seek(3 << ((flags & 7) + 1), io.SEEK_CUR)
+
+    def blocks() -> bytes:
+        first = b""
+        while size := take(file, "B")[0]:
+            data = file.read(size)
+            first = first or data
+        return first
+
+    table(take(file, "<6xHHBBB")[2])
+    delay = 0.0
+    while (mark := take(file, "B")[0]) != 0x3B:
+        if mark == 0x21:
+            label, data = take(file, "B")[0], blocks()
+            if label == 0xF9 and len(data) >= 3:
+                delay = int.from_bytes(data[1:3], "little") / 100
+        elif mark == 0x2C:
+            table(take(file, "<HHHHB")[4])
+            take(file, "B")
+            blocks()
+            yield delay
+            delay = 0.0
+
+
+def png_delays(file: BinaryIO) -> Iterator[float]:
+    file.seek(8)
+    animated = False
+    while True:
+        size, name = take(file, ">I4s")
+        if name == b"acTL":
+            animated = True  # its frame count is not trusted: frames are counted
+        elif name == b"fcTL" and size >= 26:
+            top, bottom = take(file, ">20xHH2x")
+            yield top / (bottom or 100)
+            size -= 26
+        elif name == b"IEND" or (name == b"IDAT" and not animated):
+            if not animated:
+                yield 0.0
+            return
+        file.seek(size + 4, io.SEEK_CUR)
+
+
+def webp_delays(file: BinaryIO) -> Iterator[float]:
+    file.seek(12)
+    while True:
+        name, size = take(file, "<4sI")
+        end = file.tell() + size + size % 2
+        if name == b"ANMF":
+            low, high = take(file, "<12xHB")
+            yield (low | high << 16) / 1000
+        elif name in (b"VP8 ", b"VP8L"):
+            yield 0.0
+            return
+        file.seek(end)
+
+
+def avif_delays(file: BinaryIO) -> Iterator[float]:
+    with Image.open(file, formats=["AVIF"]) as image:
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            image.load()
+            yield image.info.get("duration", 0) / 1000

@@ -1,0 +1,129 @@
+"""`Sample` and `Batch`: the one language in which data of all four kinds reaches a task.
+
+An image is a clip of one frame. Label data has a text too (a prompt filled with the class name) and is told apart only
+by its label key. Axes: B samples, T frames, C colours, H height, W width, L tokens. This room reads no file.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class BadSample(ValueError):
+    """A sample that cannot be used. The message is one line: the file (or key) and the reason."""
+
+
+@dataclass
+class Sample:
+    """One (x, y, t): visual input, label, text (paper, section 3.2)."""
+
+    pixels: np.ndarray | None  # (T, H, W, C) uint8; None for text alone
+    text: str
+    label: str = ""  # class name; empty for text data
+    key: str = ""  # names the sample in reports
+    times: tuple[float, ...] = ()  # seconds of the frames
+    bad: tuple[tuple[str, str], ...] = ()  # (key, reason) of those it stands in for
+
+
+@dataclass
+class Batch:
+    """Samples of one medium as tensors."""
+
+    medium: str  # image, video or text
+    pixels: Tensor | None  # (B, T, C, H, W) uint8
+    ids: Tensor  # (B, L) int64, starting with [CLS]
+    mask: Tensor  # (B, L) int64, 1 where real
+    labels: Tensor  # (B,) int64: equal where two samples are positives of each other
+    keys: list[str] = field(default_factory=list)
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        pixels = None if self.pixels is None else change(self.pixels)
+        ids, mask, labels = change(self.ids), change(self.mask), change(self.labels)
+        return Batch(self.medium, pixels, ids, mask, labels, self.keys, self.bad)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def split(self, parts: int) -> list["Batch"]:
+        """Consecutive micro-batches of equal size; the length must divide."""
+        assert len(self) % parts == 0, f"a batch of {len(self)} does not split in {parts}"
+        size = len(self) // parts
+        return [
+            Batch(
+                self.medium,
+                None if self.pixels is None else self.pixels[i : i + size],
+                self.ids[i : i + size],
+                self.mask[i : i + size],
+                self.labels[i : i + size],
+                self.keys[i : i + size],
+                self.bad if i == 0 else [],
+            )
+            for i in range(0, len(self), size)
+        ]
+
+
+def label_key(text: str, label: str = "") -> int:
+    """The y of a sample: a signed 64-bit hash of "class:" + class name, or of the normalised text.
+
+    Streams need no index of classes, and two samples with the same text are positives of each other (method, ours).
+    """
+    name = f"class:{label}" if label else " ".join(text.lower().split())
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def collate(samples: Sequence[Sample], medium: str, tokenizer: Any, max_tokens: int) -> Batch:
+    """Stack samples of one medium. Text is padded to the longest of the batch, never to `max_tokens`."""
+    ids, mask = tokenizer([sample.text for sample in samples], max_tokens=max_tokens)
+    pixels = None
+    if medium != "text":
+        stacked = np.stack([sample.pixels for sample in samples if sample.pixels is not None])  # (B, T, H, W, C)
+        pixels = torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 1, 4, 2, 3)))
+    labels = torch.tensor([label_key(sample.text, sample.label) for sample in samples])
+    bad = [item for sample in samples for item in sample.bad]
+    return Batch(medium, pixels, ids, mask, labels, [sample.key for sample in samples], bad)
+
+
+@dataclass
+class Gallery:
+    """An evaluation set of one medium: every item once, in order, its media read when asked for.
+
+    An item that cannot be read is listed in `bad` (key, reason) and stays in the denominator: nothing can find it.
+    """
+
+    name: str  # of the data set
+    split: str
+    medium: str  # image or video
+    keys: list[str]
+    captions: list[tuple[str, ...]]  # of each item, its own; may be empty
+    labels: list[str]  # of each item; empty where it has none
+    read: Callable[[int], np.ndarray]  # item -> (T, H, W, C) uint8 of the model's size; raises BadSample
+    motions: list[str] = field(default_factory=list)  # of the world's clips
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def batches(self, size: int) -> Iterator[tuple[list[int], Tensor]]:
+        """(indices, pixels (b, T, C, H, W) uint8) of the items that can be read."""
+        for first in range(0, len(self), size):
+            kept, frames = [], []
+            for index in range(first, min(first + size, len(self))):
+                try:
+                    frames.append(self.read(index))
+                    kept.append(index)
+                except BadSample as error:
+                    self.bad.append((self.keys[index], str(error)))
+            if kept:
+                yield kept, torch.from_numpy(np.ascontiguousarray(np.stack(frames).transpose(0, 1, 4, 2, 3)))

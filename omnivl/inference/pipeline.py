@@ -1,0 +1,198 @@
+"""`Pipeline`: a model with its tokenizer and preprocessing, on paths, PIL images and numpy arrays.
+
+Images and videos go through every verb alike; one input gives one result, a list gives a list. The model underneath is
+`pipeline.model`. This room knows nothing of tasks or training.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from omnivl.data.media import BadSample, kind, read_image, read_video
+from omnivl.data.transforms import prepare
+from omnivl.model import OmniVL
+from omnivl.model.folder import load_folder, save_folder
+from omnivl.model.generation import caption
+from omnivl.tokenizer import Tokenizer
+
+MAX_TOKENS = 40
+BATCH = {"image": 32, "video": 8}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Caption:
+    text: str
+    score: float  # mean log-probability a token
+    times: tuple[float, ...] | None = None  # seconds looked at; None for an image
+
+
+@dataclass(frozen=True)
+class Match:
+    score: float  # probability that text and picture match
+    times: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A picture or clip as read: frames (T, H, W, 3) uint8 of the model's size, times in seconds (None for a picture)."""
+
+    frames: np.ndarray
+    times: tuple[float, ...] | None
+
+    @property
+    def medium(self) -> str:
+        return "image" if self.times is None else "video"
+
+
+Media = str | Path | Image.Image | np.ndarray | Loaded
+
+
+class Pipeline:
+    """Use `omnivl.load` to get one."""
+
+    def __init__(self, model: OmniVL, tokenizer: Tokenizer) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.config = model.config
+
+    # --- verbs -------------------------------------------------------------------------------------------------------
+
+    def embed(self, media: Any) -> np.ndarray:
+        """Unit vectors (N, E) float32 of pictures and clips; one input gives (E,). Raises BadSample."""
+        rows = self._each(media, lambda tokens, embed, medium: list(embed.float().cpu().numpy()))
+        return np.stack(rows) if isinstance(rows, list) else rows
+
+    def embed_text(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Unit vectors (N, E) float32; one text gives (E,)."""
+        many = [texts] if isinstance(texts, str) else list(texts)
+        rows: list[np.ndarray] = []
+        with torch.inference_mode():
+            for first in range(0, len(many), 256):
+                ids, mask = self._tokens(many[first : first + 256])
+                rows += list(self.model.encode_text(ids, mask).embed.float().cpu().numpy())
+        if isinstance(texts, str):
+            return rows[0]
+        return np.stack(rows) if rows else np.zeros((0, self.config.embed_dim), np.float32)
+
+    def caption(self, media: Any, *, num_beams: int = 3, max_length: int = 30) -> Any:
+        """A `Caption` for each picture or clip, by beam search. Raises BadSample."""
+
+        def write(tokens: Tensor, embed: Tensor, medium: str) -> list[tuple[str, float]]:
+            return caption(self.model, self.tokenizer, tokens, medium, num_beams=num_beams, max_length=max_length)
+
+        loaded = self._load(media)
+        texts = self._run(loaded, write)
+        results = [Caption(text, score, item.times) for (text, score), item in zip(texts, loaded, strict=True)]
+        return results if is_many(media) else results[0]
+
+    def match(self, media: Any, text: str | Sequence[str]) -> Any:
+        """A `Match` for each pair: two lists are paired, one of them broadcasts. Raises BadSample, ValueError."""
+        many_media, many_texts = is_many(media), not isinstance(text, str)
+        loaded = self._load(media)
+        texts = list(text) if many_texts else [str(text)]
+        if many_media and many_texts and len(loaded) != len(texts):
+            raise ValueError(f"{len(loaded)} media and {len(texts)} texts were given: lists must be of one length")
+        tokens = self._run(loaded, lambda tokens, embed, medium: list(tokens))
+        count = max(len(loaded), len(texts)) if loaded and texts else 0
+        results = []
+        with torch.inference_mode():
+            for index in range(count):
+                item = index if len(loaded) > 1 or many_media else 0
+                ids, mask = self._tokens([texts[index if len(texts) > 1 or many_texts else 0]])
+                ids[:, 0] = self.tokenizer.enc_id
+                logits = self.model.match(ids, mask, tokens[item][None])
+                results.append(Match(float(logits.float().softmax(1)[0, 1]), loaded[item].times))
+        return results if many_media or many_texts else results[0]
+
+    # --- keeping -----------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write the model folder."""
+        save_folder(self.model, self.tokenizer, Path(save_directory))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *, device: str = "auto") -> "Pipeline":
+        """A pipeline from a model folder. Raises ValueError where it is not one."""
+        from omnivl.distributed import resolve_device
+
+        model, tokenizer = load_folder(Path(pretrained_model_name_or_path).expanduser(), resolve_device(device))
+        return cls(model, tokenizer)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def read(self, media: Media) -> Loaded:
+        """One picture or clip at the model's size. Raises BadSample for a file, ValueError for an array of another shape."""
+        vision, interpolation = self.config.vision, self.config.interpolation
+        times: tuple[float, ...] | None = None
+        if isinstance(media, Loaded):
+            return media
+        if isinstance(media, (str, Path)):
+            if kind(media) == "image":
+                frames = np.asarray(read_image(media))[None]
+            else:
+                clip = read_video(media, vision.num_frames)
+                frames, times = clip.frames, clip.times
+        elif isinstance(media, Image.Image):
+            frames = np.asarray(read_image(media))[None]
+        elif isinstance(media, np.ndarray):
+            if media.dtype != np.uint8 or media.ndim not in (3, 4) or media.shape[-1] != 3 or 0 in media.shape:
+                raise ValueError(
+                    f"an array must be uint8 of shape (H, W, 3) or (T, H, W, 3), got {media.dtype} of shape {media.shape}"
+                )
+            frames = media[None] if media.ndim == 3 else media[spread(len(media), vision.num_frames)]
+            times = None if media.ndim == 3 else ()
+        else:
+            raise ValueError(f"a picture or clip must be a path, a PIL image or a numpy array, got {type(media).__name__}")
+        return Loaded(prepare(frames, vision.image_size, interpolation), times)
+
+    def _load(self, media: Any) -> list[Loaded]:
+        return [self.read(item) for item in (media if is_many(media) else [media])]
+
+    def _each(self, media: Any, act: Callable[[Tensor, Tensor, str], list[T]]) -> Any:
+        results = self._run(self._load(media), act)
+        return results if is_many(media) else results[0]
+
+    def _run(self, loaded: list[Loaded], act: Callable[[Tensor, Tensor, str], list[T]]) -> list[T]:
+        """Encode in batches of one medium and act on each; results in the order of `loaded`."""
+        results: dict[int, T] = {}
+        with torch.inference_mode():
+            for medium, size in BATCH.items():
+                numbers = [i for i, item in enumerate(loaded) if item.medium == medium]
+                for first in range(0, len(numbers), size):
+                    part = numbers[first : first + size]
+                    frames = np.stack([loaded[i].frames for i in part]).transpose(0, 1, 4, 2, 3)
+                    pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self._device)
+                    visual = self.model.encode_visual(pixels)
+                    results |= zip(part, act(visual.tokens, visual.embed, medium), strict=True)
+        return [results[i] for i in range(len(loaded))]
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids, mask = self.tokenizer(texts, max_tokens=MAX_TOKENS)
+        return ids.to(self._device), mask.to(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.temperature.device
+
+
+def is_many(media: Any) -> bool:
+    return isinstance(media, (list, tuple))
+
+
+def spread(length: int, count: int) -> list[int]:
+    """The frames at the centres of `count` equal spans; each repeated in order where there are too few."""
+    return [int((i + 0.5) * length / count) for i in range(count)]
+
+
+def load(model: str | Path, *, device: str = "auto") -> Pipeline:
+    """The pipeline of a model folder: `omnivl.load("runs/demo/model")`. Raises ValueError where it is not one."""
+    return Pipeline.from_pretrained(model, device=device)
+
+
+__all__ = ["BadSample", "Caption", "Match", "Pipeline", "load"]

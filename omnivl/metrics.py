@@ -1,0 +1,148 @@
+"""Scores of evaluations: pure functions of tensors and texts, every result a fraction, never percent.
+
+Retrieval and recognition share ties: items with equal scores count by the expected hit rate over all orders of them, so
+no result depends on the order of the data and a model that gives one score to everything gets chance. This is the
+protocol of the paper's tables where there are no ties. Axes: Q queries, G items of the gallery, N samples, C classes.
+This room knows no model, no data set and no rank: whoever calls it has gathered everything, each sample once.
+"""
+
+import re
+import statistics
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+Targets = Tensor | Sequence[Iterable[int]]
+
+# --- retrieval and recognition ---------------------------------------------------------------------------------------
+
+
+def recall_at_k(scores: Tensor, targets: Targets, ks: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
+    """Share of queries with at least one of their own items among the best K, for each K; ties share.
+
+    scores (Q, G), higher is better; targets (Q, G) bool, or for each query the indices of its own items. K may exceed G.
+    Raises ValueError for no queries, NaN scores, a query without an item of its own, or K under 1.
+    """
+    before, tied, own = places(scores, targets)
+    if smaller := [k for k in ks if k < 1]:
+        raise ValueError(f"recall at {smaller[0]} means nothing: K must be 1 or more")
+    return {k: hit_rates(before, tied, own, k).mean().item() for k in ks}
+
+
+def median_rank(scores: Tensor, targets: Targets) -> float:
+    """Median over the queries of the rank, from 1, at which the first of their own items is expected; ties share.
+
+    Takes and raises what `recall_at_k` does.
+    """
+    before, tied, own = places(scores, targets)
+    return statistics.median((before + (tied + 1) / (own + 1)).tolist())
+
+
+def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
+    """Share of samples whose class is among the best k. scores (N, C), labels (N,) int64; ties share, k may exceed C."""
+    return recall_at_k(scores, labels[:, None].tolist(), (k,))[k]
+
+
+def mean_per_class_accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Top-1 accuracy of each class that occurs in labels, averaged over these classes. scores (N, C), labels (N,)."""
+    hits = hit_rates(*places(scores, labels[:, None].tolist()), 1)
+    return torch.stack([hits[labels == label].mean() for label in labels.unique()]).mean().item()
+
+
+def places(scores: Tensor, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
+    """Where each query's best own item stands: items strictly before it, items level with it (itself included), and
+    how many of those are own. Three (Q,) float64 tensors on the CPU."""
+    if scores.ndim != 2 or not len(scores):
+        raise ValueError(f"scores must be queries x items with at least one query, got {tuple(scores.shape)}")
+    owned = own_items(scores, targets)
+    if bool(scores.isnan().any()):
+        raise ValueError(
+            f"{int(scores.isnan().any(1).sum())} of {len(scores)} queries have scores that are not numbers"
+        )
+    if not bool(owned.any(1).all()):
+        raise ValueError(f"query {int((~owned.any(1)).nonzero()[0])} has no item of its own in the gallery")
+    best = torch.where(owned, scores, -torch.inf).amax(1, keepdim=True)  # (Q, 1)
+    level = scores == best
+    counts = ((scores > best).sum(1), level.sum(1), (level & owned).sum(1))
+    before, tied, own = (count.double().cpu() for count in counts)
+    return before, tied, own
+
+
+def own_items(scores: Tensor, targets: Targets) -> Tensor:
+    """Targets as (Q, G) bool on the scores' device."""
+    if isinstance(targets, Tensor):
+        if targets.shape != scores.shape or targets.dtype != torch.bool:
+            raise ValueError(
+                f"targets must be bool of the scores' shape {tuple(scores.shape)}, got {targets.dtype} {tuple(targets.shape)}"
+            )
+        return targets.to(scores.device)
+    if len(targets) != len(scores):
+        raise ValueError(f"there are {len(scores)} queries but targets for {len(targets)}")
+    owned = torch.zeros(scores.shape, dtype=torch.bool)
+    for query, indices in enumerate(targets):
+        for index in indices:
+            if not 0 <= index < scores.shape[1]:
+                raise ValueError(
+                    f"query {query} has item {index}, but the gallery holds {scores.shape[1]}, counted from 0"
+                )
+            owned[query, index] = True
+    return owned.to(scores.device)
+
+
+def hit_rates(before: Tensor, tied: Tensor, own: Tensor, k: int) -> Tensor:
+    """For each query (Q,) the chance that a random order of the tied items puts an own one among the best k.
+
+    With r = k - before places left for the tied, it misses when every own item falls among the tied - r others' places:
+    the product over the own items i of (tied - r - i) / (tied - i). Exact where logarithms of factorials are not.
+    """
+    room = (k - before).clamp(min=0).minimum(tied)
+    misses = torch.ones_like(before)
+    for i in range(int(own.max())):
+        factor = ((tied - room - i) / (tied - i).clamp(min=1)).clamp(min=0)
+        misses *= factor.where(i < own, 1.0)
+    return 1 - misses
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+def exact_match(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> float:
+    """Share of predictions whose words equal those of one of their references, case, accents and punctuation aside."""
+    return mean_of_best(predictions, references, lambda one, other: float(bool(one) and one == other))
+
+
+def token_f1(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> float:
+    """F1 of the words that a prediction shares with its best reference (each as often as both have it), averaged."""
+    return mean_of_best(predictions, references, word_f1)
+
+
+def word_f1(one: list[str], other: list[str]) -> float:
+    """Harmonic mean of precision and recall of words; 0 where either has none."""
+    shared = (Counter(one) & Counter(other)).total()
+    return 2 * shared / (len(one) + len(other)) if shared else 0.0
+
+
+def mean_of_best(
+    predictions: Sequence[str],
+    references: Sequence[str | Sequence[str]],
+    score: Callable[[list[str], list[str]], float],
+) -> float:
+    """Mean over the predictions of the best score against their references. Raises ValueError for none, or unequal counts."""
+    if len(predictions) != len(references) or not predictions:
+        raise ValueError(
+            f"there are {len(predictions)} predictions and references for {len(references)}; want as many, not 0"
+        )
+    total = 0.0
+    for prediction, given in zip(predictions, references, strict=True):
+        listed = [given] if isinstance(given, str) else given
+        total += max((score(words(prediction), words(reference)) for reference in listed), default=0.0)
+    return total / len(predictions)
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words without accents and punctuation: what is left of a text after the tokenizer and back."""
+    plain = "".join(char for char in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(char) != "Mn")
+    return re.findall(r"\w+", plain)

@@ -1,0 +1,90 @@
+"""Model folders: weights, tokenizer and preprocessing in one place, as they also stand in a hub repository.
+
+    config.json, model.safetensors, vocab.txt, tokenizer.json, tokenizer_config.json, preprocessor_config.json, README.md
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omnivl.config import ModelConfig, read_json
+from omnivl.model.omnivl import OmniVL, load_model, save_weights
+from omnivl.tokenizer import Tokenizer
+
+CARD = """---
+library_name: omnivl
+tags:
+- omnivl
+- image-text-to-text
+- video-text-to-text
+- image-to-text
+- zero-shot-image-classification
+pipeline_tag: image-to-text
+---
+
+# An OmniVL model
+
+One model for images, videos and text: {vision} visual layers of width {width}, {text} text layers, pictures of {size} pixels,
+{frames} frames a clip. {parameters:,} parameters.
+
+```python
+import omnivl
+
+model = omnivl.load("PATH_OR_HUB_ID")
+model.caption(["cat.jpg", "clip.mp4"])
+```
+"""
+
+
+def preprocessing(config: ModelConfig) -> dict[str, Any]:
+    """preprocessor_config.json."""
+    return {
+        "size": {"height": config.vision.image_size, "width": config.vision.image_size},
+        "image_mean": list(config.mean),
+        "image_std": list(config.std),
+        "interpolation": config.interpolation,
+        "num_frames": config.vision.num_frames,
+    }
+
+
+def save_folder(model: OmniVL, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write a whole model folder; an existing README.md is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(model, folder)
+    tokenizer.save(folder)
+    write_text(folder / "preprocessor_config.json", json.dumps(preprocessing(model.config), indent=2) + "\n")
+    card = folder / "README.md"
+    if not card.exists():
+        vision, text = model.config.vision, model.config.text
+        numbers = sum(parameter.numel() for parameter in model.parameters())
+        values = {"vision": vision.layers, "width": vision.width, "text": text.layers, "size": vision.image_size}
+        write_text(card, CARD.format(**values, frames=vision.num_frames, parameters=numbers))
+
+
+def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple[OmniVL, Tokenizer]:
+    """The model and tokenizer of a folder. Raises ValueError (one sentence) for a folder that is not one, is incomplete, or
+    whose parts do not belong together."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a model folder: there is no such folder")
+    if not (folder / "config.json").exists():
+        nearby = folder / "model"
+        hint = f"; did you mean {nearby}?" if (nearby / "config.json").exists() else ""
+        raise ValueError(f"{folder} is not a model folder: it has no config.json{hint}")
+    if "stages" in read_json(folder / "config.json"):
+        raise ValueError(f"{folder} is a run folder, not a model folder; did you mean {folder / 'model'}?")
+    model = load_model(folder, device)
+    tokenizer = Tokenizer.from_folder(folder)
+    if tokenizer.vocab_size != model.config.text.vocab_size:
+        raise ValueError(
+            f"{folder}: the vocabulary has {tokenizer.vocab_size} entries, the model's embedding {model.config.text.vocab_size}"
+        )
+    return model, tokenizer
+
+
+def write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,300 @@
+"""The whole network: one visual encoder, one text encoder and two visually grounded decoders (paper, section 3.1), with
+their projections, and how it is saved and loaded.
+
+Axes: B items, T frames, C colours, H and W pixels, N visual tokens, L text tokens, D width, E embedding, V
+vocabulary. It takes tensors only, and knows no tokenizer, no data, no task, no rank; momentum copies and memory banks
+are not part of it.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from omnivl.config import FORMAT_VERSION, ConfigError, ModelConfig, from_dict, read_json, to_dict
+from omnivl.model.layers import CrossKV, KVCache, linear
+from omnivl.model.text import AlignmentDecoder, GenerationDecoder, TextEncoder
+from omnivl.model.vision import VisualEncoder
+
+
+class Visual(NamedTuple):
+    """What an image or a video is encoded to."""
+
+    tokens: Tensor  # (B, N, D) after the final norm, [CLS] first, then time, height, width
+    pooled: Tensor  # (B, D) [CLS]
+    embed: Tensor  # (B, E) float32 of unit length
+
+
+class Text(NamedTuple):
+    """What a text is encoded to."""
+
+    tokens: Tensor  # (B, L, D)
+    pooled: Tensor  # (B, D) [CLS]
+    embed: Tensor  # (B, E) float32 of unit length
+    pooled_projection: Tensor  # (B, E) `embed` before its length was made one
+
+
+class OmniVL(nn.Module):
+    """The model of `config`, from nothing: see `from_folder` for a saved one.
+
+    `extra` holds what else the model folder's config.json says (such as the labels of a finetuned classifier).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.extra: dict[str, Any] = {}
+        shares = config.sharing == "blip"
+        self.visual = VisualEncoder(config.vision)
+        self.text = TextEncoder(config.text)
+        self.alignment = AlignmentDecoder(config.text, config.vision.width, self.text if shares else None)
+        self.generation = GenerationDecoder(config.text, config.vision.width, self.alignment if shares else None)
+        self.visual_projection = linear(config.vision.width, config.embed_dim)
+        self.text_projection = linear(config.text.width, config.embed_dim)
+        self.temperature = nn.Parameter(torch.tensor(config.temperature))
+        self.classifier: nn.Linear | None = None
+        self.pixel_scale: Tensor
+        self.pixel_shift: Tensor
+        self._register_pixel_scale()
+
+    def _register_pixel_scale(self) -> None:
+        """pixels * scale + shift is (pixels / 255 - mean) / std."""
+        mean, std = torch.tensor(self.config.mean).view(3, 1, 1), torch.tensor(self.config.std).view(3, 1, 1)
+        self.register_buffer("pixel_scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("pixel_shift", -mean / std, persistent=False)
+
+    # --- the two encoders ---
+
+    def encode_visual(self, pixels: Tensor) -> Visual:
+        """(B, T, C, H, W) -> tokens, [CLS] and unit vector. uint8 pixels are normalised here, floats are taken as
+        normalised already. T = 1 is an image. Raises ValueError on another shape."""
+        if pixels.dim() != 5 or pixels.shape[2] != 3 or not pixels.shape[1]:
+            raise ValueError(f"pixels must be (clips, frames, 3, height, width), got {tuple(pixels.shape)}")
+        if pixels.dtype == torch.uint8:
+            pixels = pixels * self.pixel_scale + self.pixel_shift
+        tokens = self.visual(pixels.to(self.visual.cls.dtype))
+        pooled = tokens[:, 0]
+        return Visual(tokens, pooled, F.normalize(self.visual_projection(pooled).float(), dim=-1))
+
+    def encode_text(self, ids: Tensor, mask: Tensor | None) -> Text:
+        """(B, L) starting with [CLS], mask 1 = real (None: all) -> tokens, [CLS] and unit vector."""
+        tokens = self.text(ids, mask)
+        projected = self.text_projection(tokens[:, 0])
+        return Text(tokens, tokens[:, 0], F.normalize(projected.float(), dim=-1), projected)
+
+    # --- the two decoders ---
+
+    def cross_keys_values(self, visual_tokens: Tensor) -> CrossKV:
+        """Visual tokens (B, N, D) as what `match`, `match_states` and `decode` read in their place, computed once."""
+        keys_values = self.alignment.keys_values(visual_tokens)
+        if self.config.sharing == "blip":
+            return CrossKV(keys_values, keys_values)
+        return CrossKV(keys_values, self.generation.keys_values(visual_tokens))
+
+    def context_keys_values(self, context: Tensor) -> CrossKV:
+        """Visual tokens or question states (B, N, D) as what `decode` alone reads in their place, computed once."""
+        return CrossKV((), self.generation.keys_values(context))
+
+    def match_states(self, ids: Tensor, mask: Tensor | None, context: Tensor | CrossKV) -> Tensor:
+        """(B, L) starting with [ENC], and visual tokens (C, N, D) or their `cross_keys_values` -> (B, L, D).
+
+        B may be a multiple of C: each visual input then serves B / C consecutive texts, without being copied.
+        """
+        keys_values = context.alignment if isinstance(context, CrossKV) else self.alignment.keys_values(context)
+        check_rows(ids, keys_values)
+        return self.alignment(ids, mask, keys_values)
+
+    def match(self, ids: Tensor, mask: Tensor | None, context: Tensor | CrossKV) -> Tensor:
+        """As `match_states` -> (B, 2) logits: not matched, matched."""
+        return self.alignment.head(self.match_states(ids, mask, context)[:, 0])
+
+    def decode_states(
+        self,
+        ids: Tensor,
+        mask: Tensor | None,
+        context: Tensor | CrossKV,
+        context_mask: Tensor | None = None,
+        *,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """As `decode`, before the language-modelling head -> (B, L, D)."""
+        keys_values = context.generation if isinstance(context, CrossKV) else self.generation.keys_values(context)
+        check_rows(ids, keys_values)
+        return self.generation(ids, mask, keys_values, context_mask, cache)
+
+    def decode(
+        self,
+        ids: Tensor,
+        mask: Tensor | None,
+        context: Tensor | CrossKV,
+        context_mask: Tensor | None = None,
+        *,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Next-token logits (B, L, V) for `ids` (B, L) starting with [DEC]; position i predicts token i + 1.
+
+        Args:
+            mask: (B, L), 1 = real; None: all.
+            context: visual tokens, question states (C, N, D), or either's keys and values; B may be a multiple of C.
+            context_mask: (C, N), 1 = real; None: all.
+            cache: holds the tokens before `ids`, and takes `ids` in; then `ids` and `mask` are the new ones alone.
+        """
+        return self.lm_logits(self.decode_states(ids, mask, context, context_mask, cache=cache))
+
+    def lm_logits(self, states: Tensor) -> Tensor:
+        """Vocabulary logits (..., V) of states (..., D): the generation decoder's, or the text encoder's."""
+        return self.generation.logits(states)
+
+    # --- parts ---
+
+    def add_classifier(self, labels: Sequence[str]) -> nn.Linear:
+        """A new linear head on `Visual.pooled`, one output a label; saved and loaded with the model."""
+        self.extra["labels"] = list(labels)
+        self.classifier = linear(self.config.vision.width, len(labels)).to(self.temperature.device)
+        return self.classifier
+
+    def start_video_from_image(self) -> None:
+        """See `VisualEncoder.start_video_from_image`."""
+        self.visual.start_video_from_image()
+
+    def without_decoders(self) -> "OmniVL":
+        """This model, its decoders and classifier taken away in place: the two encoders and their projections."""
+        del self.alignment, self.generation
+        self.classifier = None
+        return self
+
+    def text_encoder_parameters(self) -> list[str]:
+        """Names of what learns at the text encoder's own rate: its embeddings, self-attention and feed-forward with
+        their norms, and the text projection. Not cross-attention, causal self-attention or heads."""
+        return [name for name, _ in self.named_parameters() if name.startswith(("text.", "text_projection."))]
+
+    def save(self, folder: Path | str) -> None:
+        """See `save_weights`."""
+        save_weights(self, folder)
+
+    @classmethod
+    def from_folder(cls, folder: Path | str, device: torch.device | str = "cpu") -> "OmniVL":
+        """The model that `save` wrote, in float32 and in evaluation mode. See `load_model` for the errors."""
+        return load_model(folder, device)
+
+    load = from_folder
+
+
+def check_rows(ids: Tensor, keys_values: tuple[Tensor, ...]) -> None:
+    """Raises ValueError where texts cannot be dealt evenly to contexts."""
+    if not keys_values:
+        raise ValueError("this context holds nothing that the decoder can read: matching needs visual tokens")
+    contexts = len(keys_values[0])
+    if not contexts or len(ids) % contexts:
+        raise ValueError(f"{len(ids)} texts cannot be dealt evenly to {contexts} contexts: give as many, or a multiple")
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def shared_names(config: ModelConfig) -> dict[str, str]:
+    """Alias -> owner of every state-dict name that is a second name for another's storage."""
+    if config.sharing == "none":
+        return {}
+    norm, dense = ("weight", "bias"), lambda *names: [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
+    embeddings = ["word.weight", "position.weight", "token_type.weight", *(f"norm.{kind}" for kind in norm)]
+    attention = dense("attention.qkv", "attention.out", "attention_norm")
+    cross = dense("cross.query", "cross.key_value", "cross.out", "cross_norm")
+    mlp = dense("mlp.fc1", "mlp.fc2", "mlp_norm")
+    shared = {
+        f"{part}.embeddings.{name}": f"text.embeddings.{name}"
+        for part in ("alignment", "generation")
+        for name in embeddings
+    }
+    for i in range(config.text.layers):
+        shared |= {f"alignment.blocks.{i}.{name}": f"text.blocks.{i}.{name}" for name in attention + mlp}
+        shared |= {f"generation.blocks.{i}.{name}": f"text.blocks.{i}.{name}" for name in mlp}
+        shared |= {f"generation.blocks.{i}.{name}": f"alignment.blocks.{i}.{name}" for name in cross}
+    return shared
+
+
+def save_weights(model: OmniVL, folder: Path | str) -> None:
+    """Write `model.safetensors` (one name a storage) and `config.json` into `folder`, each under a temporary name
+    first."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    aliases = shared_names(model.config)
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items() if name not in aliases
+    }
+    settings = {"format_version": FORMAT_VERSION, "model": to_dict(model.config), **model.extra}
+    part = folder / f".model.safetensors.{os.getpid()}"
+    save_file(weights, part, metadata={"format": "pt"})
+    os.replace(part, folder / "model.safetensors")
+    part = folder / f".config.json.{os.getpid()}"
+    part.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, folder / "config.json")
+
+
+def load_model(folder: Path | str, device: torch.device | str = "cpu") -> OmniVL:
+    """The model in a folder, in float32 whatever precision it was saved in, in evaluation mode.
+
+    Raises:
+        FileNotFoundError, ConfigError: there is no such folder or file; config.json is not one that this version reads.
+        ValueError: model.safetensors is damaged, or its names or shapes are not those of the model (all are listed).
+    """
+    folder = Path(folder)
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} is not a model folder: it has no model.safetensors")
+    settings = read_json(folder / "config.json")
+    config, extra = read_settings(settings, folder / "config.json")
+    try:
+        weights = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged or not finished ({error}): copy or download it again") from None
+    with torch.device("meta"):  # nothing is drawn only to be overwritten
+        model = OmniVL(config)
+        if "labels" in extra:
+            model.add_classifier(extra["labels"])
+    model.extra = extra
+    model._register_pixel_scale()
+    load_weights(model, weights, str(file))
+    return model.to(device).eval()
+
+
+def read_settings(settings: Any, where: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """The model config and all other keys of a model folder's config.json. Raises ConfigError."""
+    if not isinstance(settings, Mapping) or "model" not in settings:
+        raise ConfigError(f'{where} is not the config of an omnivl model: it has no "model"')
+    version = settings.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ConfigError(
+            f"{where} has format version {version!r}, wanted {FORMAT_VERSION}: use a version of omnivl that reads it"
+        )
+    extra = {key: value for key, value in settings.items() if key not in ("format_version", "model")}
+    return from_dict(ModelConfig, settings["model"], where="model"), extra
+
+
+def load_weights(model: OmniVL, weights: Mapping[str, Tensor], where: str) -> None:
+    """Give `model` exactly the tensors `weights` (one name a storage), as float32. Raises ValueError listing all
+    misfits."""
+    aliases = shared_names(model.config)
+    wanted = {name: value for name, value in model.state_dict().items() if name not in aliases}
+    shapes = [
+        f"{name} {tuple(weights[name].shape)} for {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    problems = {
+        "missing": [name for name in wanted if name not in weights],
+        "unexpected": [name for name in weights if name not in wanted],
+        "of another shape": shapes,
+    }
+    told = [f"{len(names)} {what} ({', '.join(names)})" for what, names in problems.items() if names]
+    if told:
+        raise ValueError(f"the weights in {where} are not those of this model: {'; '.join(told)}")
+    state = {name: weights[name].float() for name in wanted}
+    model.load_state_dict(state | {alias: state[owner] for alias, owner in aliases.items()}, assign=True)

@@ -1,0 +1,366 @@
+"""The only room that turns a config into objects: `train(config)` and `evaluate(...)`.
+
+Everything below it is given its parts; here a config becomes sources, plans, a model, tasks and a trainer.
+"""
+
+import logging
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omnivl import distributed
+from omnivl.config import ConfigError, DataConfig, ModelConfig, RunConfig, StageConfig, from_dict, read_json, to_dict
+from omnivl.data.galleries import file_gallery, world_gallery, world_reverse, world_siblings
+from omnivl.data.loader import PlannedBatches, Plan, training_loader
+from omnivl.data.sample import Batch, Gallery
+from omnivl.data.sources import Ask, FileSource, Source, WorldSource, open_source
+from omnivl.model import OmniVL
+from omnivl.model.folder import load_folder, save_folder
+from omnivl.report import Example, Search, write_report
+from omnivl.tasks.base import Result, Task
+from omnivl.tasks.captioning import evaluate_captions
+from omnivl.tasks.classification import evaluate_zero_shot
+from omnivl.tasks.pretrain import PretrainTask, TextTask
+from omnivl.tasks.retrieval import encode, evaluate_retrieval, evaluate_reverse, evaluate_siblings
+from omnivl.tokenizer import Tokenizer
+from omnivl.train.checkpoint import RunFolder, checkpoint_steps, write_json
+from omnivl.train.trainer import Stage, Trainer
+
+log = logging.getLogger(__name__)
+
+TASKS = ("retrieval", "classify", "caption")
+VOCABULARY_TEXTS = 200_000  # captions at most that a vocabulary is learnt from
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def train(config: RunConfig, out: Path, *, device: str = "auto", resume: bool = False) -> Path:
+    """Run every stage of a config in the run folder `out`; gives the folder of the trained model.
+
+    Raises ValueError (ConfigError among them) where nothing can be begun, TrainingError or Stopped later on.
+    """
+    check(config)
+    with distributed.process_group(device) as place:
+        folder = distributed.main_first(lambda: RunFolder(out)) if distributed.world_size() == 1 else None
+        if distributed.world_size() > 1:
+            distributed.main_first(lambda: None)
+            folder = open_on_main(out)
+        try:
+            checkpoint = begin(config, out, folder, resume)
+            run = Run(config, checkpoint, place)
+            if folder and not checkpoint:
+                folder.write_config(to_dict(replace(config, model=run.model.config)))
+            trainer = Trainer(config, run.stage, run.save, folder, place)
+            trainer.train(checkpoint)
+        finally:
+            if folder:
+                folder.close()
+    return out / "model"
+
+
+def open_on_main(out: Path) -> RunFolder | None:
+    """The run folder on rank 0, None elsewhere; a folder in use stops every rank."""
+    folder: list[RunFolder] = []
+
+    def opening() -> None:
+        folder.append(RunFolder(out))
+
+    distributed.main_first(opening)
+    return folder[0] if folder else None
+
+
+def begin(config: RunConfig, out: Path, folder: RunFolder | None, resume: bool) -> Path | None:
+    """The checkpoint to go on from; None for a new run. Refuses to write over an earlier one."""
+
+    def look() -> str:
+        steps = checkpoint_steps(out)
+        if resume:
+            return str(out / "checkpoints" / f"step-{steps[-1]}") if steps else ""
+        if steps or (out / "model").exists():
+            raise ValueError(f"{out} already holds a run: go on with `omnivl train --resume {out}`, or choose another --out")
+        return ""
+
+    found = distributed.main_first(look)
+    if folder and not found:
+        folder.cut(0)
+    return Path(found) if found else None
+
+
+def check(config: RunConfig) -> None:
+    """Refuse what cannot work before anything is begun. Raises ConfigError."""
+    if not config.stages:
+        raise ConfigError("this run has no stages")
+    for number, stage in enumerate(config.stages):
+        where = f"stage {number} ({stage.name})"
+        data, task, steps = stage.data, stage.task, stage.train
+        if not data.sources:
+            raise ConfigError(f"{where} has no data: give --data.sources FORMAT:FILE, such as manifest:my.jsonl or world:")
+        if steps.steps < 1 or steps.accumulate < 1:
+            raise ConfigError(f"{where}: train.steps and train.accumulate must be at least 1")
+        for prompt in data.prompts:
+            if "{}" not in prompt:
+                raise ConfigError(f"{where}: the prompt {prompt!r} has no {{}} for the class name")
+        sizes = {"image": data.batch_size, "video": data.video_batch_size or data.batch_size}
+        if data.media in sizes:
+            sizes = {data.media: sizes[data.media]}
+        for medium, size in sizes.items():
+            if size < 1 or size % steps.accumulate:
+                raise ConfigError(f"{where}: a batch of {size} does not split in train.accumulate {steps.accumulate}")
+            if task.name == "pretrain" and task.vlm_weight and size // steps.accumulate < 2:
+                raise ConfigError(
+                    f"{where}: a batch of one {medium} has no negatives for the matching loss; "
+                    "raise data.batch_size or set --task.vlm_weight 0"
+                )
+        for name, part in (("match_share", task.match_share), ("lm_share", task.lm_share), ("video_lm_share", task.video_lm_share)):
+            if not 0 < part <= 1:
+                raise ConfigError(f"{where}: task.{name} is {part:g}, wanted above 0 and at most 1; to leave a loss out set its weight to 0")
+        if (data.media == "text") != (task.name == "text"):
+            raise ConfigError(f'{where}: task.name "text" and data.media "text" go together')
+
+
+class Run:
+    """The parts of one run: tokenizer, model, and each stage when its turn comes."""
+
+    def __init__(self, config: RunConfig, checkpoint: Path | None, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.opened: dict[DataConfig, list[Source]] = {}
+        torch.manual_seed(config.seed)
+        source = checkpoint or (Path(config.init) if config.init else None)
+        if source:
+            self.model, self.tokenizer = load_folder(source)
+            if config.init and not checkpoint and config.model != ModelConfig() and self.model.config != config.model:
+                log.info("the model's shape is that of %s", config.init)
+        else:
+            self.tokenizer = self.vocabulary()
+            text = replace(config.model.text, vocab_size=self.tokenizer.vocab_size)
+            self.model = OmniVL(replace(config.model, text=text))
+        self.model.to(device)
+
+    def vocabulary(self) -> Tokenizer:
+        if self.config.vocab:
+            return Tokenizer.from_vocab(self.config.vocab)
+        texts = [text for stage in self.config.stages for source in self.sources(stage.data) for text in source.texts(VOCABULARY_TEXTS)]
+        if not texts:
+            raise ConfigError("a vocabulary cannot be learnt, as no source has texts: give --vocab FILE or --init MODEL")
+        return Tokenizer.train(dict.fromkeys(texts), vocab_size=self.config.model.text.vocab_size)
+
+    def sources(self, data: DataConfig) -> list[Source]:
+        if data not in self.opened:
+            self.opened[data] = [open_source(spec, data) for spec in data.sources]
+        return self.opened[data]
+
+    def save(self, folder: Path) -> None:
+        save_folder(self.model, self.tokenizer, folder)
+
+    def task(self, config: StageConfig) -> Task:
+        ids = self.tokenizer
+        if config.task.name == "text":
+            return TextTask(self.model, config.task, self.config.seed, mask_id=ids.mask_id, special_ids=tuple(ids.special_ids))
+        return PretrainTask(self.model, config.task, self.config.seed, enc_id=ids.enc_id, dec_id=ids.dec_id, pad_id=ids.pad_id)
+
+    def stage(self, number: int) -> Stage:
+        """Build stage `number` around the model as it stands now."""
+        config = self.config.stages[number]
+        data = config.data
+        sources = self.sources(data)
+        media = {"both": ("image", "video"), "text": ("text",)}.get(data.media, (data.media,))
+        lengths = [{medium: source.length(medium) for medium in media} for source in sources]
+        names = [source.name for source in sources]
+        groups = [source.group_size for source in sources]
+        seed = self.config.seed + 1000 * number
+        plan = Plan(data, seed, names, lengths, groups, rank=distributed.rank(), world=distributed.world_size())
+        ask = Ask.training(data, self.model.config)
+        planned = PlannedBatches(sources, ask, self.tokenizer, seed, data.max_text_tokens, data.on_bad_sample)
+        if data.media in ("video", "both") and self.model.visual.is_silent():
+            self.model.visual.start_video_from_image()  # images may have moved on since it was built
+        torch.manual_seed(seed)  # of the task's own new heads
+
+        def batches(first: int, last: int) -> Iterable[Batch]:
+            return training_loader(plan, planned, first, last, data.num_workers, pin_memory=self.device.type == "cuda")
+
+        validate = (lambda: self.validate(config)) if config.train.validate_every else None
+        return Stage(config, self.task(config), batches, plan.fingerprint(), validate)
+
+    def validate(self, stage: StageConfig) -> dict[str, float]:
+        """Retrieval on the validation split of the stage's first source."""
+        data = replace(stage.data, split="validation")
+        media = ("image", "video") if data.media == "both" else (data.media,)
+        results = evaluate(
+            self.model, self.tokenizer, data.sources[0], tasks=("retrieval",), split="validation", root=data.root,
+            media=media, num_frames=data.num_frames, rerank=0, seed=self.config.seed, num_items=256,
+        )[0]  # fmt: skip
+        return {result.metric: result.value for result in results}
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    model: OmniVL,
+    tokenizer: Tokenizer,
+    data: str,
+    *,
+    tasks: Sequence[str] = TASKS,
+    split: str = "test",
+    root: str = "",
+    media: Sequence[str] = ("image", "video"),
+    num_frames: int | None = None,
+    rerank: int = 128,
+    num_items: int = 256,
+    seed: int = 0,
+) -> tuple[list[Result], list[tuple[Gallery, list[str]]]]:
+    """Measure a model on FORMAT:ANNOTATIONS; gives the results, and each gallery with the captions written for it.
+
+    On the world "retrieval" includes siblings and reverse. Raises ValueError for a task or a data set that is not there.
+    """
+    unknown = set(tasks) - set(TASKS)
+    if unknown:
+        raise ValueError(f"there is no task {', '.join(sorted(unknown))}: choose {', '.join(TASKS)}")
+    model.eval()
+    config = model.config
+    ask = Ask(config.vision.image_size, num_frames or config.vision.num_frames, config.interpolation)
+    source = open_source(data, DataConfig(sources=(data,), root=root, split=split, num_frames=ask.num_frames))
+    results: list[Result] = []
+    written: list[tuple[Gallery, list[str]]] = []
+    galleries = [gallery for medium in media if (gallery := make_gallery(source, split, medium, num_items, seed, ask))]
+    if not galleries:
+        raise ValueError(f"{data} has no items to evaluate")
+    for gallery in galleries:
+        if "retrieval" in tasks and any(gallery.captions):
+            results += evaluate_retrieval(model, tokenizer, gallery, k=rerank)
+        if "classify" in tasks and any(gallery.labels):
+            results += evaluate_zero_shot(model, tokenizer, gallery)
+        if "caption" in tasks and any(gallery.captions):
+            found, captions = evaluate_captions(model, tokenizer, gallery)
+            results += found
+            written.append((gallery, captions))
+    if isinstance(source, WorldSource) and "retrieval" in tasks and "video" in media:
+        results += evaluate_siblings(model, tokenizer, world_siblings(split, 60, seed, ask))
+        results += evaluate_reverse(model, tokenizer, *world_reverse(split, 240, seed, ask))
+    if not results:
+        raise ValueError(f"{data} has nothing to measure {', '.join(tasks)} by: it needs captions or labels")
+    frames = {"frames": ask.num_frames, "seed": seed}
+    return [replace(r, settings={**r.settings, **(frames if r.settings["medium"] == "video" else {"seed": seed})}) for r in results], written
+
+
+def make_gallery(source: Source, split: str, medium: str, num_items: int, seed: int, ask: Ask) -> Gallery | None:
+    if isinstance(source, WorldSource):
+        return world_gallery(split, medium, num_items, seed, ask)
+    assert isinstance(source, FileSource)
+    return file_gallery(source, split, medium, ask) if source.length(medium) else None
+
+
+# --- results.json ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stopwatch() -> Iterator[list[float]]:
+    seconds: list[float] = []
+    started = time.monotonic()
+    yield seconds
+    seconds.append(round(time.monotonic() - started, 2))
+
+
+def write_results(path: Path, results: Sequence[Result], *, config: Any, seed: int, seconds: float) -> None:
+    """Write results.json, or merge into it: a number measured again under the same settings replaces the earlier one."""
+
+    def identity(row: dict[str, Any]) -> str:
+        return repr([row[name] for name in ("task", "dataset", "split", "metric")] + sorted(row["settings"].items(), key=str))
+
+    rows = {}
+    if path.exists():
+        rows = {identity(row): row for row in read_json(path)["results"]}
+    rows |= {identity(row): row for row in (clean(asdict(result)) for result in results)}
+    write_json(
+        path,
+        {
+            "omnivl": version("omnivl"),
+            "commit": commit(),
+            "config": config,
+            "seed": seed,
+            "machine": machine(),
+            "seconds": seconds,
+            "results": list(rows.values()),
+        },
+    )
+
+
+def clean(row: dict[str, Any]) -> dict[str, Any]:
+    """NaN and infinities as null."""
+    return {k: None if isinstance(v, float) and v - v != 0 else round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def commit() -> str | None:
+    """The commit of a source checkout, "+changes" where it is not clean; None for an installed package."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout
+        changes = subprocess.run(["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.strip() + ("+changes" if changes.strip() else "")
+
+
+def machine() -> str:
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{platform.machine()}, {os.cpu_count()} cores{gpu}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def load_run(path: Path) -> RunConfig:
+    """The RunConfig of a run folder or of a config.json."""
+    return from_dict(RunConfig, read_json(path / "config.json" if path.is_dir() else path))
+
+
+def finish(config: RunConfig, out: Path, device: str = "auto") -> list[Result]:
+    """Measure a run's model as its config says, write results.json and report.html. Does nothing where it asks for nothing."""
+    wanted = config.evaluation
+    if not wanted.tasks:
+        return []
+    model, tokenizer = load_folder(out / "model", distributed.resolve_device(device))
+    with stopwatch() as seconds:
+        results, written = evaluate(
+            model, tokenizer, wanted.data, tasks=wanted.tasks, split=wanted.split, rerank=wanted.rerank,
+            num_items=wanted.num_items, seed=config.seed,
+        )  # fmt: skip
+    write_results(out / "results.json", results, config=to_dict(config), seed=config.seed, seconds=seconds[0])
+    examples = [example for gallery, captions in written for example in make_examples(model, tokenizer, gallery, captions)]
+    searches = [search for gallery, _ in written for search in make_searches(model, tokenizer, gallery)]
+    write_report(out, examples, searches)
+    return results
+
+
+def make_examples(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, captions: Sequence[str], count: int = 12) -> list[Example]:
+    """The first items of a gallery as they are seen: what was written, and the three texts found."""
+    encoded = encode(model, tokenizer, gallery)
+    texts = [caption for own in gallery.captions for caption in own]
+    found = (encoded.visual @ encoded.text.T).topk(min(3, len(texts))).indices.tolist()
+    return [
+        Example(gallery.medium, gallery.read(i), gallery.captions[i][0], captions[i], tuple(texts[j] for j in found[i]))
+        for i in range(min(count, len(gallery)))
+    ]
+
+
+def make_searches(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, count: int = 6) -> list[Search]:
+    """Text queries for later items of a gallery, and the five items that each finds."""
+    encoded = encode(model, tokenizer, gallery)
+    texts = [caption for own in gallery.captions for caption in own]
+    found = (encoded.text @ encoded.visual.T).topk(min(5, len(gallery))).indices.tolist()
+    return [
+        Search(
+            gallery.medium,
+            texts[i],
+            tuple(gallery.read(j) for j in found[i]),
+            tuple(j == int(encoded.owner[i]) for j in found[i]),
+        )
+        for i in range(len(texts) - 1, max(-1, len(texts) - 1 - count), -1)
+    ]

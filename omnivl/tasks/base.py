@@ -1,0 +1,58 @@
+"""The contract between a task and the trainer: a task turns a `Batch` into losses, and keeps what belongs to learning
+(momentum copies, banks, auxiliary heads) that the saved model must not hold. The trainer knows nothing else of it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from omnivl.data.sample import Batch
+from omnivl.model import OmniVL
+
+
+@dataclass
+class Losses:
+    """`total` is what is differentiated: this rank's share, so that the average over ranks is the global mean.
+
+    `parts` holds each loss unweighted, and `sums` counts to be added over ranks, as (sum, count), such as
+    matching accuracy; both detached.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+
+
+class Task(nn.Module):
+    """A module whose forward is the loss. Its state dict without `model.` is saved for resuming."""
+
+    model: OmniVL
+
+    def forward(self, batch: Batch, step: int, micro: int) -> Losses:
+        """Losses of micro-batch number `micro` of step `step`, both counted from 0."""
+        raise NotImplementedError
+
+    def begin_step(self) -> None:
+        """Called before the forward passes of a step, and again where the step is done again."""
+
+    def after_step(self, step: int) -> None:
+        """Called once after each optimiser step."""
+
+    def slow_names(self) -> set[str]:
+        """Names of the parameters that OptimConfig.text_lr_factor applies to."""
+        return {f"model.{name}" for name in self.model.text_encoder_parameters()}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured number, as it stands in results.json: a fraction, beside what guessing gives."""
+
+    task: str
+    dataset: str
+    split: str
+    metric: str
+    value: float
+    n: int
+    chance: float | None
+    settings: dict[str, Any]

@@ -1,0 +1,48 @@
+"""AdamW over named parameters, and its learning rate as a pure function of the step."""
+
+import math
+
+import torch
+from torch import nn
+
+from omnivl.config import OptimConfig
+
+NO_DECAY = "position"  # part of a name; vectors (biases, norms, [CLS]) never decay
+
+
+def build_optimizer(module: nn.Module, config: OptimConfig, slow_names: set[str]) -> torch.optim.AdamW:
+    """One group for each of (decay or not) x (normal or slow rate); a group's `factor` multiplies the rate."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    names = {name for name, _ in module.named_parameters()}
+    assert slow_names <= names, f"not parameters: {sorted(slow_names - names)}"
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 and NO_DECAY not in name
+            groups.setdefault((decays, name in slow_names), []).append(parameter)
+    settings = [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "factor": config.text_lr_factor if slow else 1.0,
+        }
+        for (decays, slow), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    fused = next(module.parameters()).device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(settings, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
+    """The rate of a stage's step, counted from 0: linear warm-up, then cosine, or constant and a linear end."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    if config.schedule == "cosine":
+        remaining = (1 + math.cos(math.pi * progress)) / 2
+    else:
+        remaining = min(1.0, (1 - progress) / config.decay_share) if config.decay_share else 1.0
+    return config.min_lr + (config.lr - config.min_lr) * remaining
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]

@@ -1,0 +1,171 @@
+"""Build the mini benchmark: fetch pinned packages, write pictures and clips, and the manifests that split them.
+
+    python studies/mini/build.py [OUT] [--size 64] [--parts emoji flare]
+
+Everything goes under OUT (runs/mini-data unless given), nothing of it into the repository. An interrupted build goes on:
+archives and media that are there are kept. Exit 2 with one sentence where a package cannot be had.
+"""
+
+import argparse
+import collections
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the command is a path, so the repository is not on it
+
+from studies.mini import emoji, flare
+from studies.mini.packages import PACKAGES, PackageError, fetch
+from studies.mini.splits import SPECIES_SPLIT, emoji_split
+
+Row = dict[str, str]
+Manifests = dict[str, list[Row]]
+
+
+def emoji_part(archives: dict[str, Path], out: Path, size: int) -> tuple[Manifests, dict[str, Any]]:
+    """Write the drawings; return the rows of each manifest and what was left out."""
+    manifests: Manifests = collections.defaultdict(list)
+    counts: dict[str, Any] = {}
+    names = emoji.read_names(archives[emoji.NAMES])
+    for hand, (package, _, _) in emoji.HANDS.items():
+        drawn = 0
+        for drawing in emoji.drawings(hand, archives[package], names, size):
+            drawn += 1
+            split = emoji_split(drawing.name.name, hand)
+            if split is None:
+                continue
+            media = f"emoji-{size}/{hand}/{drawing.name.code}.png"
+            write(out / media, lambda file, image=drawing.image: image.save(file, "PNG"))
+            manifests[f"emoji_{split}"].append(
+                {
+                    "media": media,
+                    "caption": drawing.name.name,
+                    "label": drawing.name.group,
+                    "id": f"{hand}/{drawing.name.code}",
+                }
+            )
+        counts[hand] = {"names": len(names), "distinct_drawings": drawn}
+        say(f"emoji: {drawn} drawings of {hand}")
+    return manifests, counts
+
+
+def flare_part(archive: Path, out: Path, size: int) -> tuple[Manifests, dict[str, Any]]:
+    """Write the clips; return the rows of each manifest and the number of clips of each species."""
+    manifests: Manifests = collections.defaultdict(list)
+    species: collections.Counter[str] = collections.Counter()
+    files = flare.read_package(archive)
+    order = flare.parse_order(files[flare.LAYER_ORDER.removeprefix(flare.MODS)].decode())
+    for number, figure in enumerate(flare.figures(files), 1):
+        for clip in flare.clips(figure, order, size):
+            media = f"flare-{size}/{figure.key}/{clip.action}-{clip.direction}.webp"
+            write(out / media, lambda file, clip=clip: save_clip(file, clip))
+            species[figure.species] += 1
+            manifests[f"flare_{SPECIES_SPLIT[figure.species]}"].append(
+                {
+                    "media": media,
+                    "caption": clip.caption,
+                    "label": clip.label,
+                    "id": f"{figure.key}/{clip.action}-{clip.direction}",
+                }
+            )
+        if number % 20 == 0:
+            say(f"flare: {species.total()} clips of {number} figures")
+    return manifests, dict(species)
+
+
+def save_clip(file: io.BytesIO, clip: flare.Clip) -> None:
+    """An animated lossless WebP that keeps the durations and plays for ever."""
+    first, *rest = clip.frames
+    first.save(file, "WEBP", save_all=True, append_images=rest, duration=clip.durations, loop=0, lossless=True, method=0)
+
+
+def write(path: Path, save: Callable[[io.BytesIO], None]) -> None:
+    """Write a media file unless it is there; it appears whole or not at all."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    save(content)
+    partial = path.with_suffix(".part")
+    partial.write_bytes(content.getvalue())
+    os.replace(partial, path)
+
+
+def write_manifests(manifests: Manifests, out: Path) -> dict[str, dict[str, Any]]:
+    """NAME.jsonl, and NAME_labels.jsonl with the same media as label data alone. Returns what each holds."""
+    held = {}
+    for name, rows in sorted(manifests.items()):
+        write_lines(out / f"{name}.jsonl", rows)
+        write_lines(out / f"{name}_labels.jsonl", ({k: v for k, v in row.items() if k != "caption"} for row in rows))
+        labels = collections.Counter(row["label"] for row in rows)
+        held[name] = {
+            "rows": len(rows),
+            "captions": len({row["caption"] for row in rows}),
+            "labels": dict(sorted(labels.items())),
+        }
+    return held
+
+
+def write_lines(path: Path, rows: Iterable[Row]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def cache_folder(out: Path) -> Path:
+    """Where archives are kept: the user's cache where there is one, else beside what is built."""
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return Path(shared) / "omnivl" / "mini" if shared else out / "cache"
+
+
+def build(out: Path, size: int, parts: list[str]) -> dict[str, Any]:
+    """Everything; returns what counts.json says. Raises PackageError before anything is written."""
+    begun = time.perf_counter()
+    archives = {
+        package.name: fetch(package, cache_folder(out)) for package in PACKAGES.values() if package.part in parts
+    }
+    fetched = time.perf_counter()
+    manifests: Manifests = {}
+    counts: dict[str, Any] = {"size": size}
+    out.mkdir(parents=True, exist_ok=True)
+    if "emoji" in parts:
+        rows, counts["emoji"] = emoji_part(archives, out, size)
+        manifests |= rows
+    if "flare" in parts:
+        rows, counts["flare"] = flare_part(archives["flare-game"], out, size)
+        manifests |= rows
+    counts["manifests"] = write_manifests(manifests, out)
+    counts["seconds"] = {"fetch": round(fetched - begun, 1), "write": round(time.perf_counter() - fetched, 1)}
+    (out / "counts.json").write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+    return counts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build the mini benchmark: fetch packages, write media and manifests.")
+    parser.add_argument("out", nargs="?", type=Path, default=Path("runs/mini-data"), help="folder to build in")
+    parser.add_argument("--size", type=int, default=64, help="pixels of a side (64)")
+    parser.add_argument("--parts", nargs="+", choices=("emoji", "flare"), default=["emoji", "flare"])
+    options = parser.parse_args()
+    if options.size < 1:
+        parser.error(f"--size is pixels, at least 1, got {options.size}")
+    try:
+        counts = build(options.out, options.size, options.parts)
+    except PackageError as error:
+        say(f"build.py: {error}")
+        return 2
+    for name, held in counts["manifests"].items():
+        print(f"{options.out / name}.jsonl: {held['rows']} rows, {held['captions']} captions, {len(held['labels'])} labels")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

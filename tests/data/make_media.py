@@ -1,0 +1,168 @@
+"""Small media files for tests: frames that carry their number, and containers around them (PyAV).
+
+`numbered(n)` draws frames whose number survives lossy codecs; `numbers(frames)` reads it back. Axes: T, H, W.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.stream import Disposition
+from PIL import Image
+
+BITS = 8
+RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 180, 40), (40, 60, 220), (255, 255, 255)
+
+
+def numbered(count: int, height: int = 48, width: int = 64, first: int = 0) -> np.ndarray:
+    """(T, H, W, 3) uint8: eight bars, bright for the ones of the frame's number."""
+    frames = np.full((count, height, width, 3), 30, np.uint8)
+    for index in range(count):
+        for bit in range(BITS):
+            if (first + index) >> bit & 1:
+                frames[index, :, bit * width // BITS : (bit + 1) * width // BITS] = 220
+    return frames
+
+
+def numbers(frames: np.ndarray) -> list[int]:
+    """The numbers that `numbered` drew, read at the middle of each bar."""
+    height, width = frames.shape[1:3]
+    columns = [(2 * bit + 1) * width // (2 * BITS) for bit in range(BITS)]
+    rows = slice(height // 4, max(3 * height // 4, 1))
+    bright = frames[:, rows][:, :, columns].mean((1, 3)) > 125
+    return [sum(int(on) << bit for bit, on in enumerate(row)) for row in bright]
+
+
+def quarters(height: int = 48, width: int = 64) -> np.ndarray:
+    """(H, W, 3): red, green / blue, white quarters, which tell each of the eight orientations from the others."""
+    picture = np.empty((height, width, 3), np.uint8)
+    picture[: height // 2, : width // 2], picture[: height // 2, width // 2 :] = RED, GREEN
+    picture[height // 2 :, : width // 2], picture[height // 2 :, width // 2 :] = BLUE, WHITE
+    return picture
+
+
+def corners(picture: np.ndarray) -> list[str]:
+    """Names of the colours of the four quarters of (H, W, 3): top left, top right, bottom left, bottom right."""
+    height, width = picture.shape[:2]
+    colours = {"red": RED, "green": GREEN, "blue": BLUE, "white": WHITE}
+    spots = [picture[y * height // 4, x * width // 4].astype(int) for y in (1, 3) for x in (1, 3)]
+    return [min(colours, key=lambda name: int(np.abs(spot - colours[name]).sum())) for spot in spots]
+
+
+def write_video(
+    path: Path,
+    frames: Sequence[np.ndarray] | np.ndarray,
+    *,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    fps: int = 10,
+    stamps: Sequence[int] | None = None,
+    time_base: Fraction | None = None,
+    form: str | None = None,
+    options: Mapping[str, str] | None = None,
+    container: Mapping[str, str] | None = None,
+    turn: Sequence[int] | None = None,
+    shape: Fraction | None = None,
+    layout: str = "rgb24",
+    sound: bool = False,
+    cover: bool = False,
+    thumbnail: np.ndarray | None = None,
+) -> Path:
+    """Encode `frames` (H, W, C). `stamps` are their times in units of `time_base` (default: 1 / fps); `turn` is a
+    display matrix of nine integers, `shape` the width of a pixel over its height; a `thumbnail` becomes a first video
+    stream of its own."""
+    with av.open(str(path), "w", format=form, container_options=dict(container or {})) as out:
+        small: Any = None
+        if thumbnail is not None:
+            small = add_stream(out, "mjpeg", "yuvj420p", thumbnail, fps)
+        stream = add_stream(out, codec, pixels, frames[0], fps, options)
+        if time_base:
+            stream.codec_context.time_base = time_base
+        if turn is not None:
+            stream.set_display_matrix(list(turn))
+        if shape is not None:
+            stream.codec_context.sample_aspect_ratio = shape
+        audio: Any = out.add_stream("aac", rate=16000) if sound else None
+        if cover:
+            art = add_stream(out, "mjpeg", "yuvj420p", quarters(), fps)
+            art.disposition = Disposition.attached_pic
+        if small is not None:
+            encode(out, small, [thumbnail], None, None, "rgb24")
+        encode(out, stream, frames, stamps, time_base, layout)
+        if cover:
+            encode(out, art, [quarters()], None, None, "rgb24")
+        if audio is not None:
+            encode_silence(out, audio)
+    return path
+
+
+def add_stream(
+    out: Any, codec: str, pixels: str, frame: Any, fps: int, options: Mapping[str, str] | None = None
+) -> Any:
+    stream = out.add_stream(codec, rate=fps, options=dict(options or {}))
+    stream.height, stream.width = frame.shape[:2]
+    stream.pix_fmt = pixels
+    return stream
+
+
+def encode(
+    out: Any, stream: Any, frames: Any, stamps: Sequence[int] | None, time_base: Fraction | None, layout: str
+) -> None:
+    for index, array in enumerate(frames):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format=layout)
+        frame.pts = index if stamps is None else stamps[index]
+        frame.time_base = time_base or 1 / stream.codec_context.framerate
+        out.mux(stream.encode(frame))
+    out.mux(stream.encode())
+
+
+def encode_silence(out: Any, stream: Any, samples: int = 16000) -> None:
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, samples), np.float32), format="fltp", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = 16000, 0, Fraction(1, 16000)
+    out.mux(stream.encode(frame))
+    out.mux(stream.encode())
+
+
+def write_sound(path: Path, cover: bool = False) -> Path:
+    """A second of silence, with a picture as its cover where asked."""
+    with av.open(str(path), "w") as out:
+        audio = out.add_stream("aac", rate=16000)
+        art: Any = None
+        if cover:
+            art = add_stream(out, "mjpeg", "yuvj420p", quarters(), 1)
+            art.disposition = Disposition.attached_pic
+        encode_silence(out, audio)
+        if art is not None:
+            encode(out, art, [quarters()], None, None, "rgb24")
+    return path
+
+
+def write_gif(path: Path, frames: np.ndarray, delays: Sequence[int], **options: Any) -> Path:
+    """An animated picture (GIF, WebP, PNG, AVIF by its extension) with delays in milliseconds."""
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    first.save(path, save_all=True, append_images=rest, duration=list(delays), **options)
+    return path
+
+
+def damage(path: Path, start: float, stop: float, seed: int = 0) -> Path:
+    """Overwrite the bytes between two shares of a file with noise."""
+    data = bytearray(path.read_bytes())
+    first, last = int(start * len(data)), int(stop * len(data))
+    data[first:last] = np.random.default_rng(seed).bytes(last - first)
+    path.write_bytes(data)
+    return path
+
+
+def mp4_boxes(data: bytes) -> list[tuple[bytes, int, int]]:
+    """(name, start, end) of the outermost boxes of an MP4."""
+    found, at = [], 0
+    while at + 8 <= len(data):
+        size, name = struct.unpack(">I4s", data[at : at + 8])
+        size = struct.unpack(">Q", data[at + 8 : at + 16])[0] if size == 1 else size or len(data) - at
+        found.append((name, at, at + size))
+        at += size
+    return found
