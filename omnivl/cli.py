@@ -244,7 +244,7 @@ def evaluate(options: argparse.Namespace) -> int:
         raise ConfigError(f"--k is {options.k}, wanted 0 (no reranking) or more")
     model, tokenizer = load_folder(Path(options.model), resolve_device(options.device))
     with run.stopwatch() as seconds:
-        results, galleries = run.evaluate(
+        results, bad = run.evaluate(
             model, tokenizer, options.data, tasks=options.task, split=options.split, root=options.root, rerank=options.k,
             num_frames=options.num_frames, num_items=options.num_items, seed=options.seed,
         )  # fmt: skip
@@ -252,8 +252,7 @@ def evaluate(options: argparse.Namespace) -> int:
     settings = {name: value for name, value in vars(options).items() if name not in ("act", "command")}
     run.write_results(out, results, config=settings, seed=options.seed, seconds=seconds[0])
     print_table([dataclasses.asdict(result) for result in results])
-    bad = {item for gallery in galleries for item in gallery.bad}
-    for key, reason in sorted(bad):
+    for _, reason in bad:
         print(f"omnivl: not read: {reason}", file=sys.stderr)
     return 1 if bad else 0
 
@@ -292,10 +291,10 @@ def expand(paths: Sequence[str]) -> Iterator[str]:
 
 def each_media(options: argparse.Namespace, act: Callable[[Any, list[Any]], list[dict[str, Any]]], line: Callable[[dict[str, Any]], str]) -> int:
     """Read every input, act on those that can be read in batches, print in order; 1 where any failed."""
-    import omnivl
     from omnivl.data.media import BadSample
+    from omnivl.inference.pipeline import load
 
-    pipeline = omnivl.load(model_name(options), device=options.device)
+    pipeline = load(model_name(options), device=options.device)
     paths = list(expand(options.media))
     if not paths:
         raise ConfigError(f"{', '.join(options.media)}: no pictures or clips in there")

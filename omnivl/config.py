@@ -345,7 +345,9 @@ def join(where: str, name: str) -> str:
 def sized(width: int, layers: int, heads: int, text_width: int | None = None, **more: Any) -> ModelConfig:
     """A model of one width, with BERT-base's text stack of `text_width` where that differs."""
     text = TextConfig() if text_width else TextConfig(width=width, layers=layers, heads=heads, mlp_width=4 * width)
-    return ModelConfig(vision=VisionConfig(width=width, layers=layers, heads=heads, mlp_width=4 * width), text=text, **more)
+    return ModelConfig(
+        vision=VisionConfig(width=width, layers=layers, heads=heads, mlp_width=4 * width), text=text, **more
+    )
 
 
 MODELS: dict[str, ModelConfig] = {

@@ -27,7 +27,7 @@ from omnivl.model import OmniVL
 from omnivl.model.folder import load_folder, save_folder
 from omnivl.report import Example, Search, write_report
 from omnivl.tasks.base import Result, Task
-from omnivl.tasks.captioning import evaluate_captions
+from omnivl.tasks.captioning import evaluate_captions, write_captions
 from omnivl.tasks.classification import evaluate_zero_shot
 from omnivl.tasks.pretrain import PretrainTask, TextTask
 from omnivl.tasks.retrieval import encode, evaluate_retrieval, evaluate_reverse, evaluate_siblings
@@ -218,8 +218,8 @@ def evaluate(
     rerank: int = 128,
     num_items: int = 256,
     seed: int = 0,
-) -> tuple[list[Result], list[tuple[Gallery, list[str]]]]:
-    """Measure a model on FORMAT:ANNOTATIONS; gives the results, and each gallery with the captions written for it.
+) -> tuple[list[Result], list[tuple[str, str]]]:
+    """Measure a model on FORMAT:ANNOTATIONS; gives the results, and (key, reason) of every item that could not be read.
 
     On the world "retrieval" includes siblings and reverse. Raises ValueError for a task or a data set that is not there.
     """
@@ -231,7 +231,6 @@ def evaluate(
     ask = Ask(config.vision.image_size, num_frames or config.vision.num_frames, config.interpolation)
     source = open_source(data, DataConfig(sources=(data,), root=root, split=split, num_frames=ask.num_frames))
     results: list[Result] = []
-    written: list[tuple[Gallery, list[str]]] = []
     galleries = [gallery for medium in media if (gallery := make_gallery(source, split, medium, num_items, seed, ask))]
     if not galleries:
         raise ValueError(f"{data} has no items to evaluate")
@@ -241,16 +240,14 @@ def evaluate(
         if "classify" in tasks and any(gallery.labels):
             results += evaluate_zero_shot(model, tokenizer, gallery)
         if "caption" in tasks and any(gallery.captions):
-            found, captions = evaluate_captions(model, tokenizer, gallery)
-            results += found
-            written.append((gallery, captions))
+            results += evaluate_captions(model, tokenizer, gallery)
     if isinstance(source, WorldSource) and "retrieval" in tasks and "video" in media:
         results += evaluate_siblings(model, tokenizer, world_siblings(split, 60, seed, ask))
         results += evaluate_reverse(model, tokenizer, *world_reverse(split, 240, seed, ask))
     if not results:
         raise ValueError(f"{data} has nothing to measure {', '.join(tasks)} by: it needs captions or labels")
     frames = {"frames": ask.num_frames, "seed": seed}
-    return [replace(r, settings={**r.settings, **(frames if r.settings["medium"] == "video" else {"seed": seed})}) for r in results], written
+    return [replace(r, settings={**r.settings, **(frames if r.settings["medium"] == "video" else {"seed": seed})}) for r in results], sorted({item for gallery in galleries for item in gallery.bad})
 
 
 def make_gallery(source: Source, split: str, medium: str, num_items: int, seed: int, ask: Ask) -> Gallery | None:
@@ -321,46 +318,53 @@ def load_run(path: Path) -> RunConfig:
     return from_dict(RunConfig, read_json(path / "config.json" if path.is_dir() else path))
 
 
-def finish(config: RunConfig, out: Path, device: str = "auto") -> list[Result]:
+def finish(config: RunConfig, out: Path, device: str = "auto") -> None:
     """Measure a run's model as its config says, write results.json and report.html. Does nothing where it asks for nothing."""
     wanted = config.evaluation
     if not wanted.tasks:
-        return []
+        return
     model, tokenizer = load_folder(out / "model", distributed.resolve_device(device))
+    frames = config.stages[-1].data.num_frames
     with stopwatch() as seconds:
-        results, written = evaluate(
+        results, _ = evaluate(
             model, tokenizer, wanted.data, tasks=wanted.tasks, split=wanted.split, rerank=wanted.rerank,
-            num_items=wanted.num_items, seed=config.seed,
+            num_items=wanted.num_items, num_frames=frames, seed=config.seed,
         )  # fmt: skip
     write_results(out / "results.json", results, config=to_dict(config), seed=config.seed, seconds=seconds[0])
-    examples = [example for gallery, captions in written for example in make_examples(model, tokenizer, gallery, captions)]
-    searches = [search for gallery, _ in written for search in make_searches(model, tokenizer, gallery)]
+    ask = Ask(model.config.vision.image_size, frames, model.config.interpolation)
+    source = open_source(wanted.data, DataConfig(sources=(wanted.data,), split=wanted.split))
+    examples: list[Example] = []
+    searches: list[Search] = []
+    for medium in ("image", "video"):
+        gallery = make_gallery(source, wanted.split, medium, wanted.num_items, config.seed, ask)
+        if gallery and any(gallery.captions):
+            found = show(model, tokenizer, gallery)
+            examples, searches = examples + found[0], searches + found[1]
     write_report(out, examples, searches)
-    return results
 
 
-def make_examples(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, captions: Sequence[str], count: int = 12) -> list[Example]:
-    """The first items of a gallery as they are seen: what was written, and the three texts found."""
+def show(
+    model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, examples: int = 12, searches: int = 6
+) -> tuple[list[Example], list[Search]]:
+    """The first items of a gallery, with what is written of them and the three texts they find; and the last texts, with
+    the five items they find."""
+    first = replace(gallery, keys=gallery.keys[:examples], captions=gallery.captions[:examples])
+    written = write_captions(model, tokenizer, first)
     encoded = encode(model, tokenizer, gallery)
+    similarity = encoded.visual @ encoded.text.T
     texts = [caption for own in gallery.captions for caption in own]
-    found = (encoded.visual @ encoded.text.T).topk(min(3, len(texts))).indices.tolist()
-    return [
-        Example(gallery.medium, gallery.read(i), gallery.captions[i][0], captions[i], tuple(texts[j] for j in found[i]))
-        for i in range(min(count, len(gallery)))
-    ]
-
-
-def make_searches(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, count: int = 6) -> list[Search]:
-    """Text queries for later items of a gallery, and the five items that each finds."""
-    encoded = encode(model, tokenizer, gallery)
-    texts = [caption for own in gallery.captions for caption in own]
-    found = (encoded.text @ encoded.visual.T).topk(min(5, len(gallery))).indices.tolist()
-    return [
-        Search(
-            gallery.medium,
-            texts[i],
-            tuple(gallery.read(j) for j in found[i]),
-            tuple(j == int(encoded.owner[i]) for j in found[i]),
-        )
-        for i in range(len(texts) - 1, max(-1, len(texts) - 1 - count), -1)
-    ]
+    to_text = similarity.topk(min(3, len(texts)), dim=1).indices.tolist()
+    to_visual = similarity.topk(min(5, len(gallery)), dim=0).indices.T.tolist()
+    owner = encoded.owner.tolist()
+    return (
+        [
+            Example(gallery.medium, gallery.read(i), gallery.captions[i][0], text, tuple(texts[j] for j in to_text[i]))
+            for i, text in enumerate(written)
+        ],
+        [
+            Search(
+                gallery.medium, texts[i], tuple(gallery.read(j) for j in to_visual[i]), tuple(j == owner[i] for j in to_visual[i])
+            )
+            for i in range(len(texts))[-searches:]
+        ],
+    )

@@ -115,7 +115,7 @@ def is_raw(image: Image.Image) -> bool:
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def shown(image: ImageFile.ImageFile) -> Image.Image:
+def shown(image: Image.Image) -> Image.Image:
     """The current frame of an opened image as a viewer shows it: RGB, on white, upright."""
     boxes = [tile.extents for tile in image.tile] if image.format == "GIF" else []
     depth = stored_bits(image)
@@ -141,7 +141,7 @@ def orientation(image: Image.Image) -> Any:
         return 1
 
 
-def stored_bits(image: ImageFile.ImageFile) -> int:
+def stored_bits(image: Image.Image) -> int:
     """Bits a sample as stored, which Pillow's mode does not tell; 0 where unknown. Must be asked before loading."""
     if image.format == "PNG":
         rawmode = str(image.tile[0].args if image.tile else "")

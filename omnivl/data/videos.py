@@ -15,6 +15,7 @@ The paper (OmniVL, arXiv 2209.07526) says nothing about files: all of this is ou
 
 import array
 import bisect
+import math
 import statistics
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,6 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
-from av.video.reformatter import Interpolation
 from PIL import Image
 
 from omnivl.data.images import MAX_PIXELS, bad
@@ -54,12 +54,13 @@ FFMPEG_NAMES = {  # content -> demuxer: stating it keeps FFmpeg from guessing pl
     "DV": "dv",
 }
 SEEKABLE = {"MP4", "Matroska"}  # containers whose index leads to the keyframe asked for
-SEEK_GAP = 24  # packets: decoding on is cheaper than seeking when a keyframe is nearer than this
-JUMP = 10.0  # seconds: timestamps that leap further than this back or forth were restarted, not shown late
+SILENT = {"Matroska", "WMV"}  # containers that FFmpeg reads on behind damage without telling
+SEEK_GAP = 12  # packets: decoding on is cheaper than seeking when a keyframe is nearer than this
+JUMP = 10.0  # seconds: in a stream without an index, timestamps that leap further than this were restarted
+JUMP_BACK = 1.0  # seconds: the same, backwards, in any stream; less is a frame that comes late
 FALLBACK_RATE = Fraction(25)  # frames a second, where a stream states none (bare streams, folders of frames)
 BAD_READS = 100  # errors in a row after which the rest of a file is given up
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the transparency
-SMOOTH = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,10 @@ def decode_video(
     """
     try:
         with Film(source, name, content) as film:
-            found = film.expected(num_frames, start, end)
-        return found or learnt(source, name, content, num_frames, start, end)
+            found = film.expected(num_frames, start, end) or film.learnt(num_frames, start, end)
+            if film.damaged:
+                warn(name, f"damaged or missing frames in {film.damaged} places, went on with those that decode")
+            return found
     except (av.FFmpegError, OverflowError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or error
         hint = "; is the file whole?" if isinstance(error, (av.InvalidDataError, av.EOFError)) else ""
@@ -146,6 +149,7 @@ class Film:
     def __init__(self, source: Path | BinaryIO, name: str, content: str):
         self.source, self.name, self.content = source, name, content
         self.damaged = 0
+        self.jump = math.inf if content in SEEKABLE else JUMP
         self.open()
 
     def open(self) -> None:
@@ -166,21 +170,21 @@ class Film:
         rate = self.stream.average_rate or self.stream.guessed_rate or FALLBACK_RATE
         self.step = float(1 / rate)  # seconds
 
-    def restart(self, first: int) -> None:
-        """Back to the start, whose first keyframe is at `first` (ticks)."""
-        if self.content in SEEKABLE:
-            self.container.seek(first, stream=self.stream)
-        else:
-            self.container.close()
-            self.open()
+    def reopen(self) -> None:
+        self.container.close()
+        self.open()
+
+    def seek(self, key: int) -> None:
+        """To the keyframe shown at `key` (ticks)."""
+        self.container.seek(key, stream=self.stream)
+        if self.decoder is not None:
+            self.decoder.flush_buffers()
 
     def __enter__(self) -> "Film":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.container.close()
-        if self.damaged:
-            warn(self.name, f"{self.damaged} damaged packets or frames of the video, went on with those that decode")
 
     def packets(self) -> Iterator[Any]:
         """Packets in the order stored, going on behind damage; the last, empty one flushes the decoder."""
@@ -195,6 +199,7 @@ class Film:
                 packets = self.container.demux(self.stream)
                 continue
             errors = 0
+            self.damaged += packet.is_corrupt
             yield packet
 
     def frames(self) -> Iterator[Any]:
@@ -213,23 +218,28 @@ class Film:
         """Frames chosen by the timestamps of the packets; None where decoding does not bear them out."""
         stamps, keys, last = array.array("q"), array.array("q"), 0  # in ticks of time_base
         seconds = float(self.time_base)
-        newest = None
+        newest, delayed, reordered = None, False, False
         for packet in self.packets():
             if packet.size == 0 and packet.pts is None:
                 continue
-            if packet.pts is None or (newest is not None and abs(packet.pts - newest) * seconds > JUMP):
+            if packet.pts is None or (newest is not None and abs(packet.pts - newest) * seconds > self.jump):
                 return None
             if packet.is_discard:
                 continue
             if newest is None or packet.pts > newest:
                 newest, last = packet.pts, packet.duration or 0
+            delayed |= packet.pts != packet.dts
+            reordered |= packet.pts < newest
             stamps.append(packet.pts)
             if packet.is_keyframe:
                 keys.append(packet.pts)
         stamps, keys = array.array("q", sorted(stamps)), array.array("q", sorted(keys))
-        if not stamps or not keys or self.damaged:
-            return None
-        self.restart(keys[0])
+        if not stamps or not keys or self.damaged or (self.content == "AVI" and delayed and not reordered):
+            return None  # FFmpeg guesses the times of an AVI, and these are wrong
+        if self.content in SEEKABLE:
+            self.seek(keys[0])
+        else:
+            self.reopen()
         frames = self.frames()
         frame = next(frames, None)
         if frame is None or frame.pts is None:
@@ -241,6 +251,8 @@ class Film:
         times = np.array(stamps, np.float64)
         times = (times - times[0]) * seconds
         duration = float(times[-1]) + last_shown(last * seconds, times, self.step)
+        if self.content in SILENT:
+            self.damaged += holes(times)
         chosen = choose(times, duration, num_frames, start, end, name=self.name, tick=seconds)
         kept: dict[int, np.ndarray] = {}
         for index in sorted(set(chosen)):
@@ -248,7 +260,7 @@ class Film:
             key = bisect.bisect_right(keys, target) - 1
             ahead = bisect.bisect_left(stamps, keys[key]) - bisect.bisect_left(stamps, frame.pts)
             if self.content in SEEKABLE and key >= 0 and ahead > SEEK_GAP:
-                self.container.seek(keys[key], stream=self.stream)
+                self.seek(keys[key])
                 frames = self.frames()
                 frame = next(frames, None)
             while frame is not None and frame.pts is not None and frame.pts < target:
@@ -258,10 +270,57 @@ class Film:
             kept[index] = self.picture(frame)
         return clip(kept, chosen, times, duration)
 
+    def learnt(self, num_frames: int, start: float | None, end: float | None) -> Clip:
+        """Frames chosen by the times of what really decodes: once through for the times, once more for the frames."""
+        self.reopen()
+        self.damaged, last, times = 0, 0.0, array.array("d")
+        for now, frame in self.timed():
+            times.append(now)
+            last = (frame.duration or 0) * float(frame.time_base or self.time_base)
+        if not times:
+            raise bad(self.name, "no frame of its video can be decoded")
+        if (
+            self.content == "AVI"
+        ):  # it stores no times, and FFmpeg's guesses may be out of order though the frames are not
+            times = array.array("d", sorted(times))
+        first = times[0]
+        for index, now in enumerate(times):
+            times[index] = now - first
+        duration = times[-1] + last_shown(last, np.asarray(times), self.step)
+        tick = float(self.time_base)
+        chosen = choose(times, duration, num_frames, start, end, name=self.name, tick=tick)
+        damaged, kept = self.damaged, {}
+        self.reopen()
+        for index, (_, frame) in enumerate(self.timed()):
+            if index in chosen:
+                kept[index] = self.picture(frame)
+            if index == chosen[-1]:
+                break
+        self.damaged = damaged
+        return clip(kept, chosen, times, duration)
+
+    def timed(self) -> Iterator[tuple[float, Any]]:
+        """Frames with their seconds on a clock that only goes forward. A missing timestamp follows the one before;
+        after a leap the clock goes on where it was; a frame that comes late, behind damage, is left out."""
+        now, offset, last = None, 0.0, 0.0
+        for frame in self.frames():
+            unit = float(frame.time_base or self.time_base)
+            follows = 0.0 if now is None else now + (last or self.step)
+            here = follows if frame.pts is None else frame.pts * unit + offset
+            if now is not None and self.content != "AVI":
+                if here - now > self.jump or now - here > JUMP_BACK:
+                    offset, here = offset + follows - here, follows
+                elif here < now:
+                    continue
+                elif here == now:
+                    here = follows
+            now, last = here, (frame.duration or 0) * unit
+            yield here, frame
+
     def picture(self, frame: Any) -> np.ndarray:
         """A decoded frame as displayed: (H, W, 3) uint8."""
         alpha = any(component.is_alpha for component in frame.format.components) or frame.format.name == "pal8"
-        pixels = frame.reformat(format="rgba" if alpha else "rgb24", interpolation=SMOOTH, threads=1).to_ndarray()
+        pixels = frame.reformat(format="rgba" if alpha else "rgb24", threads=1).to_ndarray()
         if alpha:
             cover = pixels[..., 3:].astype(np.uint16)
             pixels = ((pixels[..., :3] * cover + 255 * (255 - cover) + 127) // 255).astype(np.uint8)
@@ -273,45 +332,21 @@ class Film:
         return turned(pixels, frame)
 
 
-def learnt(
-    source: Path | BinaryIO, name: str, content: str, num_frames: int, start: float | None, end: float | None
-) -> Clip:
-    """Frames chosen by the times of what really decodes: once through for the times, once more for the frames."""
-    times, offset, duration = array.array("d"), 0.0, 0.0
-    with Film(source, name, content) as film:
-        for frame in film.frames():
-            shown = None if frame.pts is None else float(frame.pts * (frame.time_base or film.time_base))
-            if not times:
-                offset, now = -(shown or 0.0), 0.0
-            else:
-                next_one = times[-1] + (duration or film.step)
-                now = next_one if shown is None else shown + offset
-                if abs(now - times[-1]) > JUMP or now < times[-1]:  # restarted: go on where the last one ended
-                    offset += next_one - now
-                    now = next_one
-            times.append(now)
-            duration = float((frame.duration or 0) * (frame.time_base or film.time_base))
-        tick, step = float(film.time_base), film.step
-    if not times:
-        raise bad(name, "no frame of its video can be decoded")
-    total = times[-1] + last_shown(duration, np.asarray(times), step)
-    chosen = choose(times, total, num_frames, start, end, name=name, tick=tick)
-    kept: dict[int, np.ndarray] = {}
-    with Film(source, name, content) as film:
-        for index, frame in enumerate(film.frames()):
-            if index in chosen:
-                kept[index] = film.picture(frame)
-            if index == max(chosen):
-                break
-        film.damaged = 0  # told already
-    return clip(kept, chosen, times, total)
-
-
 def last_shown(stated: float, times: np.ndarray, step: float) -> float:
     """How long the last frame is shown, in seconds: as stated, else like the frames before it."""
     if stated > 0:
         return stated
     return float(statistics.median(np.diff(times[-9:]))) if len(times) > 1 else step
+
+
+def holes(times: np.ndarray) -> int:
+    """How many times frames are missing from an otherwise steady stream."""
+    gaps = np.diff(times)
+    if len(gaps) < 8:
+        return 0
+    usual = np.median(gaps)
+    steady = np.abs(gaps - usual) <= 0.1 * usual
+    return int((gaps > 2.5 * usual).sum()) if steady.mean() >= 0.9 else 0
 
 
 def main_stream(container: Any, name: str) -> Any:

@@ -241,11 +241,14 @@ def scenes(split: str) -> tuple[Scene, ...]:
     """The split's scenes, always in the same order: 288 of train, 48 of validation, 48 of test, none in two."""
     if split not in SPLITS:
         raise ValueError(f"the world has no split {split!r}: choose {', '.join(SPLITS)}")
-    everything = (Scene(*names) for names in product(SHAPES, COLOURS, GROUNDS))
-    # by a hash, which no version of numpy changes
-    mixed = sorted(everything, key=lambda scene: digest(scene.shape, scene.colour, scene.ground))
-    first = {"test": 0, "validation": HELD_OUT, "train": 2 * HELD_OUT}[split]
-    return tuple(mixed[first:] if split == "train" else mixed[first : first + HELD_OUT])
+    held = HELD_OUT // len(SHAPES)  # of each shape
+    first, last = {"test": (0, held), "validation": (held, 2 * held), "train": (2 * held, None)}[split]
+    found: list[Scene] = []
+    for shape in SHAPES:
+        of_shape = (Scene(shape, *names) for names in product(COLOURS, GROUNDS))
+        # mixed by a hash, which no version of numpy changes
+        found += sorted(of_shape, key=lambda scene: digest(scene.shape, scene.colour, scene.ground))[first:last]
+    return tuple(found)
 
 
 def image_caption(scene: Scene, place: str, extent: str) -> str:

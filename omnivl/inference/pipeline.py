@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from omnivl.data.images import shown
 from omnivl.data.media import BadSample, kind, read_image, read_video
 from omnivl.data.transforms import prepare
 from omnivl.model import OmniVL
@@ -139,7 +140,7 @@ class Pipeline:
                 clip = read_video(media, vision.num_frames)
                 frames, times = clip.frames, clip.times
         elif isinstance(media, Image.Image):
-            frames = np.asarray(read_image(media))[None]
+            frames = np.asarray(shown(media))[None]
         elif isinstance(media, np.ndarray):
             if media.dtype != np.uint8 or media.ndim not in (3, 4) or media.shape[-1] != 3 or 0 in media.shape:
                 raise ValueError(

@@ -80,8 +80,8 @@ def generate(
         raise ValueError(f"method is {method!r}, wanted greedy, beam or nucleus")
     if not 1 <= min_length <= max_length <= positions:
         raise ValueError(
-            f"min_length is {min_length} and max_length {max_length}, wanted 1 <= min_length <= max_length <= {positions} "
-            "(the positions that the prompt leaves)"
+            f"min_length is {min_length} and max_length {max_length}: "
+            f"wanted 1 <= min_length <= max_length <= {positions}, the positions that the prompt leaves"
         )
     if num_beams < 1 or not 0 < top_p <= 1 or temperature <= 0 or repetition_penalty <= 0:
         raise ValueError(

@@ -48,6 +48,13 @@ class TextBlock(nn.Module):
     `attention_of`, `cross_of` and `mlp_of` are blocks whose sub-layer (its norm included) this one shares.
     """
 
+    attention: SelfAttention
+    attention_norm: nn.LayerNorm
+    cross: CrossAttention | None
+    cross_norm: nn.LayerNorm
+    mlp: MLP
+    mlp_norm: nn.LayerNorm
+
     def __init__(
         self,
         config: TextConfig,
@@ -62,7 +69,7 @@ class TextBlock(nn.Module):
         def norm() -> nn.LayerNorm:
             return nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
-        self.cross: CrossAttention | None = None
+        self.cross = None
         if attention_of is None:
             self.attention, self.attention_norm = SelfAttention(config.width, config.heads, config.dropout), norm()
         else:

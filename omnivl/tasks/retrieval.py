@@ -2,8 +2,9 @@
 world's two tests of the order of time, which are retrieval among a clip's siblings and against its own reverse.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,7 +96,7 @@ def evaluate_retrieval(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *,
 
 
 def gallery_result(
-    gallery: Gallery, task: str, metric: str, value: float, n: int, chance: float | None, settings: dict[str, object]
+    gallery: Gallery, task: str, metric: str, value: float, n: int, chance: float | None, settings: Mapping[str, Any]
 ) -> Result:
     return Result(task, gallery.name, gallery.split, metric, float(value), n, chance, {"medium": gallery.medium, **settings})
 

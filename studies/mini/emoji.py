@@ -74,16 +74,15 @@ def read_names(archive: Path) -> dict[str, Name]:
 
 
 def drawings(hand: str, archive: Path, names: dict[str, Name], size: int) -> Iterator[Drawing]:
-    """All that a hand drew of these names, sorted by Unicode's order, identical pictures once (see `distinct`)."""
+    """All that a hand drew of these names, in Unicode's order, identical pictures once (see `distinct`)."""
     _, folder, extension = HANDS[hand]
     opened = opener(extension, size)
-    order = {code: place for place, code in enumerate(names)}
-    found = []
+    found: dict[str, Drawing] = {}
     for path, content in npm_files(archive, lambda name: name.startswith(folder) and name.endswith(extension)):
         code = code_of(path.removeprefix(folder).removesuffix(extension))
-        if code in names:
-            found.append(Drawing(hand, names[code], on_white(opened(content), size)))
-    yield from distinct(sorted(found, key=lambda drawing: order[drawing.name.code]))
+        if code in names and code not in found:  # some are there with and without the variation selector
+            found[code] = Drawing(hand, names[code], on_white(opened(content), size))
+    yield from distinct([found[code] for code in names if code in found])
 
 
 def distinct(found: list[Drawing]) -> list[Drawing]:

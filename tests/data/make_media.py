@@ -129,7 +129,7 @@ def encode_silence(out: Any, stream: Any, samples: int = 16000) -> None:
 
 def write_sound(path: Path, cover: bool = False) -> Path:
     """A second of silence, with a picture as its cover where asked."""
-    with av.open(str(path), "w") as out:
+    with av.open(str(path), "w", format="mp4" if cover else None) as out:
         audio = out.add_stream("aac", rate=16000)
         art: Any = None
         if cover:
