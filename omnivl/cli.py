@@ -6,6 +6,7 @@ training could not go on; 2 nothing was begun; 130 Ctrl-C and 143 SIGTERM, state
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -171,7 +172,25 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
     if options.size:
         config = dataclasses.replace(config, model=MODELS[options.size])
     config = apply_overrides(config, rest)
+    if config.init:
+        config = fit_to_init(config, options.size, rest)
     return run_training(config, Path(options.out or f"runs/{config.recipe or 'run'}"), options.device)
+
+
+def fit_to_init(config: RunConfig, size: str | None, words: list[str]) -> RunConfig:
+    """The config with the shape of the model it starts from. Raises ConfigError where another one was asked for."""
+    from omnivl.model.folder import read_config
+
+    own = read_config(Path(config.init))
+    if size:
+        own_sizes = dataclasses.replace(own, text=dataclasses.replace(own.text, vocab_size=MODELS[size].text.vocab_size))
+        if own_sizes != MODELS[size]:
+            raise ConfigError(f"--size {size} is not the shape of {config.init}; leave it out, or start without --init")
+    for name in (word[2:].partition("=")[0] for word in words if word.startswith("--model.")):
+        asked, has = (functools.reduce(getattr, name.split(".")[1:], model) for model in (config.model, own))
+        if asked != has:
+            raise ConfigError(f"--{name} {asked} does not fit {config.init}, whose model has {has}; leave it out, or start without --init")
+    return dataclasses.replace(config, model=own)
 
 
 def run_training(config: RunConfig, out: Path, device: str, *, resume: bool = False) -> int:

@@ -115,10 +115,10 @@ def text_loss(
         words_logits: (B, V) from the projected [CLS]; words: (B, V) 1 where the word occurs in the text.
 
     Returns:
-        (M,) masked-word losses, and (B,) bag-of-words losses: cross-entropy against an even share for each word.
+        (M,) masked-word losses, and (B,) bag-of-words losses: binary cross-entropies summed over the vocabulary, so that
+        one rare word that is wrong weighs as much as any other.
     """
     masked_loss = F.cross_entropy(logits.float(), ids[masked], reduction="none")
     if words_logits is None or words is None:
         return masked_loss, masked_loss.new_zeros(len(ids))
-    target = words / words.sum(1, keepdim=True).clamp(min=1)
-    return masked_loss, -(target * words_logits.float().log_softmax(1)).sum(1)
+    return masked_loss, F.binary_cross_entropy_with_logits(words_logits.float(), words, reduction="none").sum(1)

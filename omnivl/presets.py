@@ -37,13 +37,13 @@ def changed(config: Any, **changes: Any) -> Any:
 WORLD_OPTIM = OptimConfig(lr=1e-3, betas=(0.9, 0.98), schedule="hold", warmup_steps=20)
 
 
-def language(steps: int = 600) -> StageConfig:
+def language(steps: int = 400) -> StageConfig:
     """A language from captions alone, of images and of clips."""
     return StageConfig(
         name="language",
-        data=DataConfig(sources=("world:",), media="text", batch_size=96),
+        data=DataConfig(sources=("world:", "world:labels"), weights=(0.9, 0.1), media="text", batch_size=96),
         task=TaskConfig(name="text", bank_size=0),
-        optim=changed(WORLD_OPTIM, schedule="cosine"),
+        optim=changed(WORLD_OPTIM, lr=2e-3, warmup_steps=50, schedule="cosine"),
         train=TrainConfig(steps=steps, checkpoint_every=0),
     )
 

@@ -138,8 +138,6 @@ class Run:
         source = checkpoint or (Path(config.init) if config.init else None)
         if source:
             self.model, self.tokenizer = load_folder(source)
-            if config.init and not checkpoint and config.model != ModelConfig() and self.model.config != config.model:
-                log.info("the model's shape is that of %s", config.init)
         else:
             self.tokenizer = self.vocabulary()
             text = replace(config.model.text, vocab_size=self.tokenizer.vocab_size)

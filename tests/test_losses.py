@@ -124,14 +124,16 @@ def test_lm_loss_equals_a_loop_and_ignores_padding_and_prompt() -> None:
     assert not torch.allclose(smooth, torch.tensor(want))
 
 
-def test_text_loss_of_an_even_guess_over_the_right_words_is_their_entropy() -> None:
+def test_text_loss_counts_each_word_of_the_bag_once_whether_there_or_not() -> None:
     ids = torch.tensor([[2, 7, 8, 3]])
     masked = torch.tensor([[False, True, False, False]])
     words = torch.zeros(1, 10)
     words[0, [7, 8]] = 1
-    sure = torch.where(words > 0, 0.0, -1e4)
     logits = torch.full((1, 10), -1e4)
     logits[0, 7] = 0.0
-    masked_loss, words_loss = text_loss(logits, ids, masked, sure, words)
+    words_logits = torch.where(words > 0, 50.0, -50.0)
+    words_logits[0, 8] = -words_logits[0, 8]  # one word that is there is denied
+    words_logits[0, 1] = 0.0  # and one that is not is left open
+    masked_loss, words_loss = text_loss(logits, ids, masked, words_logits, words)
     assert float(masked_loss) == pytest.approx(0, abs=1e-5)
-    assert float(words_loss) == pytest.approx(math.log(2), abs=1e-5)
+    assert float(words_loss) == pytest.approx(50 + math.log(2), abs=1e-4)

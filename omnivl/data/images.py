@@ -1,4 +1,4 @@
-"""Pictures as Pillow decodes them: upright, 8-bit RGB, on white. Stills here; the frames of animated pictures too.
+"""Pictures as Pillow decodes them: upright, 8-bit RGB, on white.
 
 Rules, the same for training, evaluation, embedding and serving:
 - turned by the orientation the container states; transparency of any kind is laid on white;
@@ -12,7 +12,7 @@ open file and the name to use in messages), no video container, no model.
 """
 
 import io
-import struct
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -35,9 +35,8 @@ FORMATS = (  # no EPS, which runs programs, and nothing without a sure signature
     *("MPO", "PCX", "PNG", "PPM", "PSD", "QOI", "TIFF", "WEBP"),
 )
 WHITE = (255, 255, 255)
-SLOWEST_HURRY = 0.010  # seconds: shorter delays of an animation mean "unset", and last UNSET_DELAY as in browsers
-UNSET_DELAY = 0.100
 ORIENTATION = 0x0112
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -51,7 +50,7 @@ TURNS = {
 
 def bad(name: str, reason: object) -> BadSample:
     """The error for the file `name`: one printable line, whatever the name or a library's message holds."""
-    line = " ".join(f"{name}: {reason}".split())
+    line = f"{UNPRINTABLE.sub(lambda c: ascii(c[0])[1:-1], name)}: {' '.join(str(reason).split())}"
     return BadSample(line.encode("utf-8", "backslashreplace").decode())
 
 
@@ -62,22 +61,6 @@ def decode_image(file: BinaryIO, name: str, content: str) -> Image.Image:
     """
     with opened(file, name, content) as image:
         return shown(image)
-
-
-def decode_animation(file: BinaryIO, name: str, content: str, wanted: list[int]) -> dict[int, np.ndarray]:
-    """Frames of an animated picture by number, each (H, W, 3) uint8; from the first on that does not decode, none."""
-    frames: dict[int, np.ndarray] = {}
-    with opened(file, name, content) as image:
-        first = 1 if getattr(image, "default_image", False) else 0
-        for index in wanted:
-            try:
-                image.seek(first + index)
-                frames[index] = np.asarray(shown(image))
-            except Exception:  # a decoder's complaint about a damaged file can be of any type
-                if not frames:
-                    raise
-                break
-    return frames
 
 
 @contextmanager
@@ -117,7 +100,7 @@ def is_raw(image: Image.Image) -> bool:
 
 def shown(image: Image.Image) -> Image.Image:
     """The current frame of an opened image as a viewer shows it: RGB, on white, upright."""
-    boxes = [tile.extents for tile in image.tile] if image.format == "GIF" else []
+    boxes = [tile.extents for tile in getattr(image, "tile", [])] if image.format == "GIF" else []
     depth = stored_bits(image)
     image.load()
     colours, alpha = split(image, depth)
@@ -144,7 +127,8 @@ def orientation(image: Image.Image) -> Any:
 def stored_bits(image: Image.Image) -> int:
     """Bits a sample as stored, which Pillow's mode does not tell; 0 where unknown. Must be asked before loading."""
     if image.format == "PNG":
-        rawmode = str(image.tile[0].args if image.tile else "")
+        tiles = getattr(image, "tile", [])
+        rawmode = str(tiles[0].args if tiles else "")
         return next((bits for bits in (1, 2, 4, 16) if f";{bits}" in rawmode), 1 if image.mode == "1" else 8)
     tags: Any = getattr(image, "tag_v2", {})
     return int(max(tags.get(258, (0,)))) if image.format == "TIFF" else 0
@@ -219,91 +203,3 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass  # a bad profile never loses the picture
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-# --- how long each frame of an animation is shown --------------------------------------------------------------------
-
-
-def delays(file: BinaryIO, content: str) -> Iterator[float]:
-    """Seconds each frame of a GIF, PNG, WebP or AVIF is shown; a still yields one. Only AVIF is decoded for it.
-
-    Stops quietly where the file is cut short. Delays of 10 ms or less count as 100 ms, as in browsers.
-    """
-    file.seek(0)
-    walk = {"GIF": gif_delays, "PNG": png_delays, "WebP": webp_delays, "AVIF": avif_delays}[content]
-    try:
-        for seconds in walk(file):
-            yield seconds if seconds > SLOWEST_HURRY else UNSET_DELAY
-    except (struct.error, OSError):
-        return
-
-
-def take(file: BinaryIO, layout: str) -> tuple[Any, ...]:
-    return struct.unpack(layout, file.read(struct.calcsize(layout)))
-
-
-def gif_delays(file: BinaryIO) -> Iterator[float]:
-    def table(flags: int) -> None:
-        if flags & 0x80:
-            file.seek(3 << ((flags & 7) + 1), io.SEEK_CUR)
-
-    def blocks() -> bytes:
-        first = b""
-        while size := take(file, "B")[0]:
-            data = file.read(size)
-            first = first or data
-        return first
-
-    table(take(file, "<6xHHBBB")[2])
-    delay = 0.0
-    while (mark := take(file, "B")[0]) != 0x3B:
-        if mark == 0x21:
-            label, data = take(file, "B")[0], blocks()
-            if label == 0xF9 and len(data) >= 3:
-                delay = int.from_bytes(data[1:3], "little") / 100
-        elif mark == 0x2C:
-            table(take(file, "<HHHHB")[4])
-            take(file, "B")
-            blocks()
-            yield delay
-            delay = 0.0
-
-
-def png_delays(file: BinaryIO) -> Iterator[float]:
-    file.seek(8)
-    animated = False
-    while True:
-        size, name = take(file, ">I4s")
-        if name == b"acTL":
-            animated = True  # its frame count is not trusted: frames are counted
-        elif name == b"fcTL" and size >= 26:
-            top, bottom = take(file, ">20xHH2x")
-            yield top / (bottom or 100)
-            size -= 26
-        elif name == b"IEND" or (name == b"IDAT" and not animated):
-            if not animated:
-                yield 0.0
-            return
-        file.seek(size + 4, io.SEEK_CUR)
-
-
-def webp_delays(file: BinaryIO) -> Iterator[float]:
-    file.seek(12)
-    while True:
-        name, size = take(file, "<4sI")
-        end = file.tell() + size + size % 2
-        if name == b"ANMF":
-            low, high = take(file, "<12xHB")
-            yield (low | high << 16) / 1000
-        elif name in (b"VP8 ", b"VP8L"):
-            yield 0.0
-            return
-        file.seek(end)
-
-
-def avif_delays(file: BinaryIO) -> Iterator[float]:
-    with Image.open(file, formats=["AVIF"]) as image:
-        for index in range(getattr(image, "n_frames", 1)):
-            image.seek(index)
-            image.load()
-            yield image.info.get("duration", 0) / 1000

@@ -18,7 +18,7 @@ from omnivl.data.annotations import FORMATS, Annotations, Item
 from omnivl.data.media import kind, read_image, read_video, resolve
 from omnivl.data.sample import BadSample, Sample
 from omnivl.data.transforms import augment
-from omnivl.prompts import draw_prompt
+from omnivl.prompts import draw_prompt, fill, label_prompts
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +82,18 @@ class WorldSource:
         self.as_labels = annotations == "labels"
         self.split = split
         self.group_size = group_size
+        named = (("image", world.SHAPES), ("video", world.MOTIONS))
+        self.prompts = [fill(prompt, name) for medium, names in named for name in names for prompt in label_prompts(medium)]
 
     def length(self, medium: str) -> int:
         if medium == "text":
-            return 0 if self.as_labels else sum(world.LENGTHS.values())
+            return sum(world.LENGTHS.values())
         return world.LENGTHS[medium]
 
     def read(self, medium: str, index: int, rng: np.random.Generator, ask: Ask) -> Sample:
         if medium == "text":
+            if self.as_labels:
+                return Sample(None, self.prompts[index % len(self.prompts)])
             return Sample(None, world.train_text(self.split, index, rng))
         item = world.train_item(
             self.split, medium, index, rng, num_frames=ask.num_frames, size=ask.image_size, group_size=self.group_size
@@ -99,7 +103,7 @@ class WorldSource:
         return Sample(item.frames, item.caption, key=item.key)
 
     def texts(self, limit: int) -> list[str]:
-        return world.all_captions(self.split)[:limit]
+        return (self.prompts if self.as_labels else world.all_captions(self.split))[:limit]
 
 
 class FileSource:

@@ -1,7 +1,6 @@
-"""Videos: which frames are looked at, and how they come out of a container (PyAV, which is FFmpeg).
+"""Videos: frames out of a container, through PyAV, which is FFmpeg.
 
-The frame shown at the centre of each of `num_frames` equal spans of [start, end] is taken, by timestamps, never by
-count and average rate. What a container says of itself (frame count, duration) is not believed: its packets are read
+What a container says of itself (frame count, duration) is not believed: its packets are read
 through once without decoding, frames are then decoded up to the last one wanted, and each must carry the timestamp that
 was expected; where one does not (damage, missing or jumping timestamps, a bare stream), everything is decoded once to
 learn the times and once more to keep the wanted frames. Memory holds the wanted frames and 8 bytes a packet.
@@ -16,8 +15,7 @@ The paper (OmniVL, arXiv 2209.07526) says nothing about files: all of this is ou
 import array
 import bisect
 import math
-import statistics
-import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,8 +26,8 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
-from PIL import Image
 
+from omnivl.data.clips import Clip, choose, scaled, stacked, warn
 from omnivl.data.images import MAX_PIXELS, bad
 
 FFMPEG_NAMES = {  # content -> demuxer: stating it keeps FFmpeg from guessing playlists and text into videos
@@ -58,70 +56,10 @@ SILENT = {"Matroska", "WMV"}  # containers that FFmpeg reads on behind damage wi
 SEEK_GAP = 12  # packets: decoding on is cheaper than seeking when a keyframe is nearer than this
 JUMP = 10.0  # seconds: in a stream without an index, timestamps that leap further than this were restarted
 JUMP_BACK = 1.0  # seconds: the same, backwards, in any stream; less is a frame that comes late
-FALLBACK_RATE = Fraction(25)  # frames a second, where a stream states none (bare streams, folders of frames)
+FALLBACK_RATE = Fraction(25)  # frames a second, where a stream states none (bare streams)
 BAD_READS = 100  # errors in a row after which the rest of a file is given up
+COVERS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the transparency
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Frames chosen from a video: (T, H, W, 3) uint8; when each is first shown, and how long the video is, in seconds
-    from the first shown frame."""
-
-    frames: np.ndarray
-    times: tuple[float, ...]
-    duration: float
-
-
-def warn(name: str, text: str) -> None:
-    warnings.warn(str(bad(name, text)), stacklevel=2)
-
-
-def choose(
-    times: Sequence[float] | np.ndarray,
-    duration: float,
-    num_frames: int,
-    start: float | None,
-    end: float | None,
-    *,
-    name: str,
-    tick: float = 0.0,
-) -> list[int]:
-    """Which frame is shown at the centre of each of `num_frames` equal spans of [start, end].
-
-    `times` are ascending seconds, the first 0; `end` past the duration means the duration. `tick` is the precision of
-    the times. Raises BadSample, naming `name`, where the span is empty or lies outside.
-    """
-    begin, stop = start or 0.0, duration if end is None else end
-    if not begin >= 0:
-        raise bad(name, f"start is {begin:g} s, which must be 0 or more")
-    if end is not None and not end > begin:
-        raise bad(name, f"end is {end:g} s, which must be later than start ({begin:g} s)")
-    if begin > 0 and begin >= duration:
-        raise bad(name, f"start is {begin:g} s, past the end of the video ({duration:.3f} s)")
-    stop = min(stop, duration)
-    centres = [begin + (stop - begin) * (i + 0.5) / num_frames for i in range(num_frames)]
-    slack = min(tick, 0.001) + 1e-6  # a frame that begins at a centre, but for rounding, is the one shown
-    return [max(bisect.bisect_right(times, centre + slack) - 1, 0) for centre in centres]
-
-
-def clip(
-    frames: dict[int, np.ndarray], chosen: list[int], times: Sequence[float] | np.ndarray, duration: float
-) -> Clip:
-    """The chosen frames in order, as one array; frames of another size (it may change midway) take the first one's."""
-    height, width = frames[chosen[0]].shape[:2]
-    same = {
-        index: frame if frame.shape[:2] == (height, width) else scaled(frame, width, height)
-        for index, frame in frames.items()
-    }
-    return Clip(np.stack([same[i] for i in chosen]), tuple(float(times[i]) for i in chosen), float(duration))
-
-
-def scaled(frame: np.ndarray, width: int, height: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
-
-
-# --- containers ------------------------------------------------------------------------------------------------------
 
 
 def decode_video(
@@ -133,7 +71,11 @@ def decode_video(
     """
     try:
         with Film(source, name, content) as film:
-            found = film.expected(num_frames, start, end) or film.learnt(num_frames, start, end)
+            try:
+                found = film.expected(num_frames, start, end)
+            except StopIteration:  # fewer frames decode than there are packets
+                found = None
+            found = found or film.learnt(num_frames, start, end)
             if film.damaged:
                 warn(name, f"damaged or missing frames in {film.damaged} places, went on with those that decode")
             return found
@@ -143,13 +85,24 @@ def decode_video(
         raise bad(name, f"cannot be read as {content} ({reason}{hint})") from error
 
 
+@dataclass(frozen=True)
+class Stamps:
+    """When the frames of a stream are shown, by its packets, in ticks of its time base."""
+
+    shown: array.array  # of all packets whose frames are shown, ascending
+    keys: array.array  # of the keyframes, ascending
+    last: int  # how long the last frame is shown; 0 where not stated
+    reordered: bool  # stored in another order than shown
+
+
 class Film:
     """The main video stream of an open container."""
 
     def __init__(self, source: Path | BinaryIO, name: str, content: str):
         self.source, self.name, self.content = source, name, content
-        self.damaged = 0
         self.jump = math.inf if content in SEEKABLE else JUMP
+        self.damaged = 0  # places where something did not decode
+        self.index = -1  # of the stream
         self.open()
 
     def open(self) -> None:
@@ -160,25 +113,23 @@ class Film:
             target.seek(0)
         self.container = av.open(target, format=FFMPEG_NAMES[self.content], metadata_errors="replace")
         try:
-            self.stream = main_stream(self.container, self.name)
+            if self.index < 0:
+                self.index = self.main_stream()
+                if len(self.container.streams.video) > 1:  # reading through it chose the stream
+                    return self.reopen()
+            self.stream: Any = self.container.streams[self.index]
             self.decoder = decoder_of(self.stream)
         except BaseException:
             self.container.close()
             raise
-        self.sar = pixel_shape(self.stream)
+        self.decoded = self.frames()
+        self.shape = pixel_shape(self.stream)
         self.time_base = self.stream.time_base or Fraction(1, 90000)
-        rate = self.stream.average_rate or self.stream.guessed_rate or FALLBACK_RATE
-        self.step = float(1 / rate)  # seconds
+        self.step = float(1 / (self.stream.average_rate or self.stream.guessed_rate or FALLBACK_RATE))  # seconds
 
     def reopen(self) -> None:
         self.container.close()
         self.open()
-
-    def seek(self, key: int) -> None:
-        """To the keyframe shown at `key` (ticks)."""
-        self.container.seek(key, stream=self.stream)
-        if self.decoder is not None:
-            self.decoder.flush_buffers()
 
     def __enter__(self) -> "Film":
         return self
@@ -186,9 +137,38 @@ class Film:
     def __exit__(self, *_: object) -> None:
         self.container.close()
 
-    def packets(self) -> Iterator[Any]:
-        """Packets in the order stored, going on behind damage; the last, empty one flushes the decoder."""
-        errors, packets = 0, self.container.demux(self.stream)
+    def main_stream(self) -> int:
+        """Index of the film among the video streams: no cover, no thumbnails, not a short one beside a long one; the
+        default one among those of like size, else the largest."""
+        streams: list[Any] = [s for s in self.container.streams.video if not s.disposition & COVERS]
+        if not streams:
+            cover = ": the picture in it is a cover" if self.container.streams.video else ""
+            raise bad(self.name, f"there is no video stream in it{cover}")
+        streams = [s for s in streams if s.codec_context is not None and s.width]
+        if not streams:
+            raise bad(self.name, "there is no decoder for its video")
+        if len(streams) > 1:
+            counts = Counter(packet.stream_index for packet in self.packets(*streams) if packet.size)
+            streams = [s for s in streams if 2 * counts[s.index] >= max(counts.values(), default=0)]
+        areas = {s.index: s.width * s.height for s in streams}
+        alike = [s for s in streams if 4 * areas[s.index] >= max(areas.values())]
+        best = max(alike, key=lambda s: (bool(s.disposition & Disposition.default), areas[s.index], -s.index))
+        if areas[best.index] > MAX_PIXELS:
+            raise bad(self.name, f"too many pixels a frame: {best.width} x {best.height}")
+        return int(best.index)
+
+    def seek(self, key: int) -> None:
+        """To the keyframe shown at `key` (ticks)."""
+        self.container.seek(key, stream=self.stream)
+        if self.decoder is not None:
+            self.decoder.flush_buffers()
+        self.decoded = self.frames()
+
+    def packets(self, *streams: Any) -> Iterator[Any]:
+        """Packets of the film (or of the streams given) in the order stored, going on behind damage; the last, empty
+        one flushes the decoder."""
+        streams = streams or (self.stream,)
+        errors, packets = 0, self.container.demux(*streams)
         while errors < BAD_READS:
             try:
                 packet = next(packets)
@@ -196,7 +176,7 @@ class Film:
                 return
             except av.FFmpegError:
                 errors, self.damaged = errors + 1, self.damaged + 1
-                packets = self.container.demux(self.stream)
+                packets = self.container.demux(*streams)
                 continue
             errors = 0
             self.damaged += packet.is_corrupt
@@ -216,59 +196,67 @@ class Film:
 
     def expected(self, num_frames: int, start: float | None, end: float | None) -> Clip | None:
         """Frames chosen by the timestamps of the packets; None where decoding does not bear them out."""
-        stamps, keys, last = array.array("q"), array.array("q"), 0  # in ticks of time_base
-        seconds = float(self.time_base)
+        stamps = self.stamps()
+        frame = None if stamps is None else self.first_frame(stamps)
+        if stamps is None or frame is None:
+            return None
+        shown = stamps.shown[bisect.bisect_left(stamps.shown, frame.pts) :]  # earlier ones cannot be decoded
+        if not shown or shown[0] != frame.pts:
+            return None
+        tick = float(self.time_base)
+        times = (np.array(shown, np.float64) - shown[0]) * tick
+        duration = float(times[-1]) + last_shown(stamps.last * tick, times, self.step, stamps.reordered)
+        chosen = choose(times, duration, num_frames, start, end, name=self.name, tick=tick)
+        kept: dict[int, np.ndarray] = {}
+        for index in sorted(set(chosen)):
+            key = bisect.bisect_right(stamps.keys, shown[index]) - 1
+            ahead = bisect.bisect_left(shown, stamps.keys[key]) - bisect.bisect_left(shown, frame.pts)
+            if self.content in SEEKABLE and key >= 0 and ahead > SEEK_GAP:
+                self.seek(stamps.keys[key])
+                frame = next(self.decoded)
+            while frame.pts is not None and frame.pts < shown[index]:
+                frame = next(self.decoded)
+            if frame.pts != shown[index]:
+                return None
+            kept[index] = self.picture(frame)
+        if self.content in SILENT:
+            self.damaged = self.damaged or holes(times)
+        return stacked(kept, chosen, times, duration)
+
+    def stamps(self) -> "Stamps | None":
+        """Timestamps of the packets, read without decoding; None where they do not tell when frames are shown."""
+        shown, keys, last = array.array("q"), array.array("q"), 0
         newest, delayed, reordered = None, False, False
         for packet in self.packets():
             if packet.size == 0 and packet.pts is None:
                 continue
-            if packet.pts is None or (newest is not None and abs(packet.pts - newest) * seconds > self.jump):
+            if packet.pts is None:
                 return None
-            if packet.is_discard:
+            if newest is not None and abs(packet.pts - newest) * float(self.time_base) > self.jump:
+                return None
+            if packet.is_keyframe:
+                keys.append(packet.pts)
+            if packet.is_discard:  # an edit list leaves its frame out
                 continue
             if newest is None or packet.pts > newest:
                 newest, last = packet.pts, packet.duration or 0
             delayed |= packet.pts != packet.dts
             reordered |= packet.pts < newest
-            stamps.append(packet.pts)
-            if packet.is_keyframe:
-                keys.append(packet.pts)
-        stamps, keys = array.array("q", sorted(stamps)), array.array("q", sorted(keys))
-        if not stamps or not keys or self.damaged or (self.content == "AVI" and delayed and not reordered):
-            return None  # FFmpeg guesses the times of an AVI, and these are wrong
+            shown.append(packet.pts)
+        if not shown or not keys or self.damaged or (self.content == "AVI" and delayed and not reordered):
+            return None  # an AVI stores no times, and so FFmpeg's guesses give themselves away
+        return Stamps(array.array("q", sorted(shown)), array.array("q", sorted(keys)), last, reordered)
+
+    def first_frame(self, stamps: "Stamps") -> Any:
+        """The first frame that decodes; None where none does or it has no timestamp."""
         if self.content in SEEKABLE:
-            self.seek(keys[0])
-        else:
-            self.reopen()
-        frames = self.frames()
-        frame = next(frames, None)
-        if frame is None or frame.pts is None:
-            return None
-        first = bisect.bisect_left(stamps, frame.pts)  # earlier ones are not decodable, or not shown
-        stamps = stamps[first:]
-        if not stamps or stamps[0] != frame.pts:
-            return None
-        times = np.array(stamps, np.float64)
-        times = (times - times[0]) * seconds
-        duration = float(times[-1]) + last_shown(last * seconds, times, self.step)
-        if self.content in SILENT:
-            self.damaged += holes(times)
-        chosen = choose(times, duration, num_frames, start, end, name=self.name, tick=seconds)
-        kept: dict[int, np.ndarray] = {}
-        for index in sorted(set(chosen)):
-            target = stamps[index]
-            key = bisect.bisect_right(keys, target) - 1
-            ahead = bisect.bisect_left(stamps, keys[key]) - bisect.bisect_left(stamps, frame.pts)
-            if self.content in SEEKABLE and key >= 0 and ahead > SEEK_GAP:
-                self.seek(keys[key])
-                frames = self.frames()
-                frame = next(frames, None)
-            while frame is not None and frame.pts is not None and frame.pts < target:
-                frame = next(frames, None)
-            if frame is None or frame.pts != target:
-                return None
-            kept[index] = self.picture(frame)
-        return clip(kept, chosen, times, duration)
+            self.seek(stamps.keys[0])
+            frame = next(self.decoded, None)
+            if frame is not None and frame.pts == stamps.shown[0]:
+                return frame
+        self.reopen()
+        frame = next(self.decoded, None)
+        return None if frame is None or frame.pts is None else frame
 
     def learnt(self, num_frames: int, start: float | None, end: float | None) -> Clip:
         """Frames chosen by the times of what really decodes: once through for the times, once more for the frames."""
@@ -279,31 +267,29 @@ class Film:
             last = (frame.duration or 0) * float(frame.time_base or self.time_base)
         if not times:
             raise bad(self.name, "no frame of its video can be decoded")
-        if (
-            self.content == "AVI"
-        ):  # it stores no times, and FFmpeg's guesses may be out of order though the frames are not
+        if self.content == "AVI":  # FFmpeg's guesses may be out of order, though the frames are not
             times = array.array("d", sorted(times))
-        first = times[0]
+        first, damaged = times[0], self.damaged
         for index, now in enumerate(times):
             times[index] = now - first
-        duration = times[-1] + last_shown(last, np.asarray(times), self.step)
+        duration = times[-1] + last_shown(last, times, self.step)
         tick = float(self.time_base)
         chosen = choose(times, duration, num_frames, start, end, name=self.name, tick=tick)
-        damaged, kept = self.damaged, {}
         self.reopen()
+        kept: dict[int, np.ndarray] = {}
         for index, (_, frame) in enumerate(self.timed()):
             if index in chosen:
                 kept[index] = self.picture(frame)
             if index == chosen[-1]:
                 break
         self.damaged = damaged
-        return clip(kept, chosen, times, duration)
+        return stacked(kept, chosen, times, duration)
 
     def timed(self) -> Iterator[tuple[float, Any]]:
         """Frames with their seconds on a clock that only goes forward. A missing timestamp follows the one before;
         after a leap the clock goes on where it was; a frame that comes late, behind damage, is left out."""
         now, offset, last = None, 0.0, 0.0
-        for frame in self.frames():
+        for frame in self.decoded:
             unit = float(frame.time_base or self.time_base)
             follows = 0.0 if now is None else now + (last or self.step)
             here = follows if frame.pts is None else frame.pts * unit + offset
@@ -325,18 +311,21 @@ class Film:
             cover = pixels[..., 3:].astype(np.uint16)
             pixels = ((pixels[..., :3] * cover + 255 * (255 - cover) + 127) // 255).astype(np.uint8)
         height, width = pixels.shape[:2]
-        if self.sar > 1:
-            pixels = scaled(pixels, round(width * self.sar), height)
-        elif self.sar < 1:
-            pixels = scaled(pixels, width, round(height / self.sar))
+        if self.shape > 1:
+            pixels = scaled(pixels, round(width * self.shape), height)
+        elif self.shape < 1:
+            pixels = scaled(pixels, width, round(height / self.shape))
         return turned(pixels, frame)
 
 
-def last_shown(stated: float, times: np.ndarray, step: float) -> float:
-    """How long the last frame is shown, in seconds: as stated, else like the frames before it."""
+def last_shown(stated: float, times: Sequence[float] | np.ndarray, step: float, reordered: bool = False) -> float:
+    """How long the last frame is shown, in seconds: as stated, else like the frames before it. Where frames are stored
+    in another order than they are shown, what is stated counts the stored order, and no more than the last gap is
+    believed."""
+    gaps = np.diff(times[-9:])
     if stated > 0:
-        return stated
-    return float(statistics.median(np.diff(times[-9:]))) if len(times) > 1 else step
+        return min(stated, float(gaps[-1])) if reordered and len(gaps) else stated
+    return float(np.median(gaps)) if len(gaps) else step
 
 
 def holes(times: np.ndarray) -> int:
@@ -347,26 +336,6 @@ def holes(times: np.ndarray) -> int:
     usual = np.median(gaps)
     steady = np.abs(gaps - usual) <= 0.1 * usual
     return int((gaps > 2.5 * usual).sum()) if steady.mean() >= 0.9 else 0
-
-
-def main_stream(container: Any, name: str) -> Any:
-    """The film among the video streams: no cover, thumbnail or still; the default one among those of like size, else
-    the largest."""
-    covers = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-    streams = [s for s in container.streams.video if not s.disposition & covers]
-    if not streams:
-        cover = " (the picture in it is a cover)" if container.streams.video else ""
-        raise bad(name, f"there is no video stream in it{cover}")
-    streams = [s for s in streams if s.codec_context is not None and s.width and s.height]
-    if not streams:
-        raise bad(name, "there is no decoder for its video")
-    moving = [s for s in streams if s.frames != 1] or streams
-    largest = max(s.width * s.height for s in moving)
-    alike = [s for s in moving if 4 * s.width * s.height >= largest]
-    best = max(alike, key=lambda s: (bool(s.disposition & Disposition.default), s.width * s.height, -s.index))
-    if best.width * best.height > MAX_PIXELS:
-        raise bad(name, f"too many pixels a frame: {best.width} x {best.height}")
-    return best
 
 
 def decoder_of(stream: Any) -> Any:

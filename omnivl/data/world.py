@@ -1,7 +1,7 @@
 """The built-in world: one large coloured object on a plain ground, at rest or moving, drawn on the fly; no files.
 
-It stands in for the image-text, image-label, video-text and video-label data of the paper *(ours: its data sets are large
-and of others)*, small enough that a tiny model learns space from pictures and the order of time from clips in minutes.
+It stands in for the paper's image-text, image-label, video-text and video-label data *(ours)*, small enough that a tiny
+model learns space from pictures and the order of time from clips in minutes.
 A scene is a shape, a colour and a ground; a quarter of the scenes is never trained on. Each medium has one canonical
 caption, so two items share a caption only where what it says is the same.
 
@@ -29,7 +29,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "cyan": (0, 215, 230),
     "blue": (30, 70, 240),
     "purple": (140, 30, 180),
-    "pink": (255, 130, 200),
+    "pink": (255, 100, 185),
 }
 GROUNDS: dict[str, tuple[int, int, int]] = {
     "black": (8, 8, 8),
@@ -66,15 +66,16 @@ HELD_OUT = 48  # scenes of validation, and of test
 LENGTHS = {"image": 100_000, "video": 100_000}  # of a nominal epoch: the stream has no end
 
 WIDTH = 64  # the picture that lengths are given for
-JITTER = 3.0  # of the middle pose, either way
+JITTER = 2.0  # of the middle pose, either way
 OFFSET = (13.0, 16.0)  # of a picture's place from the centre
 STEP = (8.0, 12.0)  # moved a frame where there are 4
 RADIUS = (12.0, 15.0)  # at the middle of a clip
 SWELL = 0.42  # share of the radius gained or lost from the middle to an end
-TILT = 18.0  # degrees, either way
+TILT = 8.0  # degrees, either way: more of it makes shapes slow to learn
 SPIN = (48.0, 60.0)  # degrees turned from the middle to an end
 ANGLE_STEP = 6  # degrees: angles are rounded, so that drawn shapes can be kept
 SUBPIXELS = 4  # a side: of the anti-aliasing
+REACH = 1.25  # farthest point of a shape, in radii
 
 Choice = TypeVar("Choice")
 
@@ -110,12 +111,12 @@ class Pose:
     angle: float
 
 
-# --- shapes: is a point inside? x to the right, y down, the object within the unit circle ----------------------------
+# --- shapes: is a point inside? x to the right, y down, the object about as large as the unit circle -----------------
 
 
 def circle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    slot = (np.abs(x) < 0.17) & (y < -0.3)  # without it turning could not be seen
-    return (np.hypot(x, y) < 0.95) & ~slot
+    hole = np.hypot(x + 0.5, y) < 0.28  # without it turning could not be seen
+    return (np.hypot(x, y) < 0.95) & ~hole
 
 
 def square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -123,7 +124,7 @@ def square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (y < 0.5) & (np.abs(x) * np.sqrt(3) - y < 1)
+    return (y < 0.6) & (np.abs(x) * np.sqrt(3) - y < 1.2)
 
 
 def star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -137,12 +138,12 @@ def star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (np.maximum(np.abs(x), np.abs(y)) < 0.92) & (np.minimum(np.abs(x), np.abs(y)) < 0.25)
+    return (np.maximum(np.abs(x), np.abs(y)) < 0.95) & (np.minimum(np.abs(x), np.abs(y)) < 0.2)
 
 
 def ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     away = np.hypot(x, y)
-    gap = (np.abs(x) < 0.22) & (y < 0)
+    gap = (np.abs(x) < 0.22) & (y < 0)  # as the circle's hole
     return (away > 0.6) & (away < 1) & ~gap
 
 
@@ -152,7 +153,7 @@ def heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def bar(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (np.abs(x) < 0.97) & (np.abs(y) < 0.24)
+    return (np.abs(x) < 1) & (np.abs(y) < 0.3)
 
 
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -165,8 +166,9 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 @lru_cache(maxsize=8192)
 def sprite(shape: str, radius: int, angle: int) -> np.ndarray:
-    """Coverage (2 radius + 3, 2 radius + 3, 1) float32 in [0, 1] of a shape turned clockwise; radius in real pixels."""
-    side = 2 * radius + 3  # with a pixel of margin
+    """Coverage (S, S, 1) float32 in [0, 1], S odd, of a shape turned clockwise; radius in real pixels."""
+    half = int(REACH * radius) + 2
+    side = 2 * half + 1
     line = ((np.arange(side * SUBPIXELS) + 0.5) / SUBPIXELS - side / 2) / radius
     x, y = line[None, :], line[:, None]
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
@@ -174,18 +176,24 @@ def sprite(shape: str, radius: int, angle: int) -> np.ndarray:
     return inside.reshape(side, SUBPIXELS, side, SUBPIXELS).mean((1, 3), dtype=np.float32)[..., None]
 
 
+@lru_cache(maxsize=64)
+def plain(ground: str, size: int) -> np.ndarray:
+    return np.full((size, size, 3), GROUNDS[ground], np.uint8)
+
+
 def draw(scene: Scene, poses: Sequence[Pose], size: int) -> np.ndarray:
     """(T, size, size, 3) uint8: the scene's object in each pose. Centres and radii are rounded to whole pixels."""
     ground = np.array(GROUNDS[scene.ground], np.float32)
     contrast = np.array(COLOURS[scene.colour], np.float32) - ground
     frames = np.empty((len(poses), size, size, 3), np.uint8)
-    frames[:] = GROUNDS[scene.ground]
+    frames[:] = plain(scene.ground, size)
     scale = size / WIDTH
     for frame, pose in zip(frames, poses, strict=True):
         radius = max(1, round(pose.radius * scale))
         angle = round(pose.angle / ANGLE_STEP) * ANGLE_STEP % 360
         mask = sprite(scene.shape, radius, angle)
-        top, left = round(pose.y * scale) - radius - 1, round(pose.x * scale) - radius - 1
+        half = len(mask) // 2
+        top, left = round(pose.y * scale) - half, round(pose.x * scale) - half
         mask = mask[max(0, -top) : max(0, size - top), max(0, -left) : max(0, size - left)]
         top, left = max(0, top), max(0, left)
         frame[top : top + mask.shape[0], left : left + mask.shape[1]] = ground + mask * contrast + 0.5
@@ -193,8 +201,8 @@ def draw(scene: Scene, poses: Sequence[Pose], size: int) -> np.ndarray:
 
 
 def middle_pose(rng: np.random.Generator, radius: tuple[float, float]) -> Pose:
-    x, y, angle = rng.uniform((-JITTER, -JITTER, -TILT), (JITTER, JITTER, TILT)).tolist()
-    return Pose(WIDTH / 2 + x, WIDTH / 2 + y, rng.uniform(*radius), angle)
+    x, y = WIDTH / 2 + rng.uniform(-JITTER, JITTER), WIDTH / 2 + rng.uniform(-JITTER, JITTER)
+    return Pose(x, y, rng.uniform(*radius), rng.uniform(-TILT, TILT))
 
 
 def render_image(scene: Scene, place: str, extent: str, rng: np.random.Generator, size: int = WIDTH) -> np.ndarray:
@@ -205,12 +213,12 @@ def render_image(scene: Scene, place: str, extent: str, rng: np.random.Generator
 
 
 def poses_of(motion: str, rng: np.random.Generator, num_frames: int) -> list[Pose]:
-    """The object's way in `num_frames` frames. The numbers drawn do not depend on the motion or the number of frames."""
+    """The object's way. What is drawn from `rng` depends neither on the motion nor on the number of frames."""
     if motion in BACKWARDS:
         return poses_of(REVERSE[motion], rng, num_frames)[::-1]
     middle = middle_pose(rng, RADIUS)
     reach = 1.5 * rng.uniform(*STEP)  # from the middle to an end, which are 1.5 of 4 frames' steps apart
-    spin = rng.uniform(*SPIN) * rng.choice((-1, 1))
+    spin = rng.uniform(*SPIN) * (1 if rng.random() < 0.5 else -1)
     times = [(2 * i - (num_frames - 1)) / max(1, num_frames - 1) for i in range(num_frames)]  # -1 to 1; one frame: 0
     at: dict[str, Callable[[float], Pose]] = {
         "right": lambda t: replace(middle, x=middle.x + reach * t),
@@ -344,10 +352,8 @@ def siblings(
     ]
 
 
-def reverse_pairs(
-    split: str, num_clips: int, seed: int, *, num_frames: int = 4, size: int = WIDTH
-) -> list[WorldItem]:
-    """Clips that move left, right, up and down in turn; played backwards (`frames[::-1]`) each is one of its reverse."""
+def reverse_pairs(split: str, num_clips: int, seed: int, *, num_frames: int = 4, size: int = WIDTH) -> list[WorldItem]:
+    """Clips that move left, right, up and down in turn; `frames[::-1]` of each is a clip of its reverse."""
     keys = [f"world/{split}/reverse/{seed}/{i}" for i in range(num_clips)]
     drawn = shuffled(scenes(split), "reverse", split, seed)
     pairs = ((scene, motion) for scene in drawn for motion in ORDER_MOTIONS)

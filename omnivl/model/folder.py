@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from omnivl.config import ModelConfig, read_json
-from omnivl.model.omnivl import OmniVL, load_model, save_weights
+from omnivl.model.omnivl import OmniVL, load_model, read_settings, save_weights
 from omnivl.tokenizer import Tokenizer
 
 CARD = """---
@@ -64,17 +64,24 @@ def save_folder(model: OmniVL, tokenizer: Tokenizer, folder: Path) -> None:
         write_text(card, CARD.format(**values, frames=vision.num_frames, parameters=numbers))
 
 
-def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple[OmniVL, Tokenizer]:
-    """The model and tokenizer of a folder. Raises ValueError (one sentence) for a folder that is not one, is incomplete, or
-    whose parts do not belong together."""
+def read_config(folder: Path) -> ModelConfig:
+    """The architecture of a model folder. Raises ValueError (one sentence) for a folder that is not one."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a model folder: there is no such folder")
     if not (folder / "config.json").exists():
         nearby = folder / "model"
         hint = f"; did you mean {nearby}?" if (nearby / "config.json").exists() else ""
         raise ValueError(f"{folder} is not a model folder: it has no config.json{hint}")
-    if "stages" in read_json(folder / "config.json"):
+    settings = read_json(folder / "config.json")
+    if "stages" in settings:
         raise ValueError(f"{folder} is a run folder, not a model folder; did you mean {folder / 'model'}?")
+    return read_settings(settings, folder / "config.json")[0]
+
+
+def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple[OmniVL, Tokenizer]:
+    """The model and tokenizer of a folder. Raises ValueError (one sentence) for a folder that is not one, is incomplete, or
+    whose parts do not belong together."""
+    read_config(folder)
     model = load_model(folder, device)
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.vocab_size != model.config.text.vocab_size:

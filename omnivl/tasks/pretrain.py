@@ -205,7 +205,7 @@ class TextTask(Task):
         words = F.one_hot(ids, vocabulary).amax(1).float()  # (B, V)
         words[:, list(self.special_ids)] = 0
         masked_loss, words_loss = text_loss(
-            self.model.lm_logits(encoded.tokens[masked]), ids, masked, self.words(encoded.pooled_projection), words
+            self.model.lm_logits(encoded.tokens[masked]), ids, masked, self.words(encoded.embed / self.model.config.temperature), words
         )
         parts = {
             "masked": distributed.share(masked_loss.sum(), masked.sum()),

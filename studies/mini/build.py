@@ -2,12 +2,13 @@
 
     python studies/mini/build.py [OUT] [--size 64] [--parts emoji flare]
 
-Everything goes under OUT (runs/mini-data unless given), nothing of it into the repository. An interrupted build goes on:
-archives and media that are there are kept. Exit 2 with one sentence where a package cannot be had.
+Everything goes under OUT (runs/mini-data unless given), nothing of it into the repository. An interrupted build goes
+on: archives and media that are there are kept. Exit 2 with one sentence where a package cannot be had.
 """
 
 import argparse
 import collections
+import functools
 import io
 import json
 import os
@@ -16,8 +17,6 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the command is a path, so the repository is not on it
 
@@ -42,7 +41,7 @@ def emoji_part(archives: dict[str, Path], out: Path, size: int) -> tuple[Manifes
             if split is None:
                 continue
             media = f"emoji-{size}/{hand}/{drawing.name.code}.png"
-            write(out / media, lambda file, image=drawing.image: image.save(file, "PNG"))
+            write(out / media, functools.partial(drawing.image.save, format="PNG"))
             manifests[f"emoji_{split}"].append(
                 {
                     "media": media,
@@ -65,7 +64,7 @@ def flare_part(archive: Path, out: Path, size: int) -> tuple[Manifests, dict[str
     for number, figure in enumerate(flare.figures(files), 1):
         for clip in flare.clips(figure, order, size):
             media = f"flare-{size}/{figure.key}/{clip.action}-{clip.direction}.webp"
-            write(out / media, lambda file, clip=clip: save_clip(file, clip))
+            write(out / media, functools.partial(save_clip, clip))
             species[figure.species] += 1
             manifests[f"flare_{SPECIES_SPLIT[figure.species]}"].append(
                 {
@@ -80,10 +79,11 @@ def flare_part(archive: Path, out: Path, size: int) -> tuple[Manifests, dict[str
     return manifests, dict(species)
 
 
-def save_clip(file: io.BytesIO, clip: flare.Clip) -> None:
+def save_clip(clip: flare.Clip, file: io.BytesIO) -> None:
     """An animated lossless WebP that keeps the durations and plays for ever."""
     first, *rest = clip.frames
-    first.save(file, "WEBP", save_all=True, append_images=rest, duration=clip.durations, loop=0, lossless=True, method=0)
+    animation = {"save_all": True, "append_images": rest, "duration": clip.durations, "loop": 0}
+    first.save(file, "WEBP", lossless=True, method=0, **animation)
 
 
 def write(path: Path, save: Callable[[io.BytesIO], None]) -> None:
@@ -163,7 +163,8 @@ def main() -> int:
         say(f"build.py: {error}")
         return 2
     for name, held in counts["manifests"].items():
-        print(f"{options.out / name}.jsonl: {held['rows']} rows, {held['captions']} captions, {len(held['labels'])} labels")
+        told = f"{held['rows']} rows, {held['captions']} captions, {len(held['labels'])} labels"
+        print(f"{options.out / name}.jsonl: {told}")
     return 0
 
 

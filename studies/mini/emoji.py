@@ -1,8 +1,8 @@
-"""Emoji drawings in four hands: pictures laid on white, with their Unicode names as captions and their groups as labels.
+"""Emoji drawings in four hands: pictures laid on white, with their Unicode names as captions and groups as labels.
 
 Names and groups come from one package, drawings from four, joined by code points (each spells them in its own way).
-Skin tones are left out altogether. A hand that gives two names one and the same picture keeps the oldest name, since the
-others could not be told. This room knows pictures and names; splits come from `splits`.
+Skin tones are left out altogether. A hand that gives two names one and the same picture keeps the oldest name, since
+the others could not be told. This room knows pictures and names; splits come from `splits`.
 """
 
 import io

@@ -1,9 +1,10 @@
-"""FLARE's figures as short clips: people in five outfits with ten weapons and the game's creatures, each action in eight directions.
+"""FLARE's figures as short clips: people in five outfits with ten weapons, and creatures, each action in eight ways.
 
-The game keeps a sheet of sprites a layer and a text that says where each frame of each action lies. People are put together
-from layers in the order that the game uses; a creature is one layer. Frames are those of the definition, played once, each
-as long as the game shows it, on a plain grey ground. Actions that a figure draws exactly alike (an ant strikes, shoots and
-casts with the same frames) are told apart by nobody, so only the first of them is kept. This room knows no split.
+The game keeps a sheet of sprites for each layer and a text that says where each frame of each action lies, seen from
+eight directions. People are put together from layers in the order that the game uses; a creature is one layer. Frames
+are those of the definition, played once, each as long as the game shows it, on a plain grey ground. Actions that a
+figure draws exactly alike (an ant strikes, shoots and casts with the same frames) are told apart by nobody, so only the
+first of them is kept. This room knows no split.
 """
 
 import io
@@ -22,8 +23,8 @@ LAYER_ORDER = f"{MODS}fantasycore/engine/hero_layers.txt"
 GROUND = (128, 128, 128)  # light skeletons and dark goblins are both seen on it
 DIRECTIONS = 8
 MARGIN = 1.25  # side of the picture over the longer side of what a figure fills
-# The game's name of an action -> (label, what the caption says). Left out: what only some creatures have (spawn, critical
-# death). Of actions drawn alike the first here is kept.
+# The game's name of an action -> (label, what the caption says). Left out: what only some creatures have (spawn,
+# critical death). Of actions drawn alike the first here is kept.
 ACTIONS = {
     "stance": ("standing", "stands"),
     "run": ("running", "runs"),
@@ -34,8 +35,8 @@ ACTIONS = {
     "block": ("blocking", "blocks"),
     "die": ("dying", "dies"),
 }
-# file of the definition -> (species, noun). Left out: the same drawing in another size (antlion_small, wyvern_adult), and
-# what a colour filter makes of another one.
+# file of the definition -> (species, noun). Left out: the same drawing in another size (antlion_small, wyvern_adult),
+# and what a colour filter makes of another one.
 CREATURES = {
     "fantasycore/animations/enemies/antlion.txt": ("ant", "an antlion"),
     "fantasycore/animations/enemies/fire_ant.txt": ("ant", "a fire ant"),
@@ -64,9 +65,19 @@ AVATAR = "fantasycore/animations/avatar/"
 # outfit -> layer -> sheet. Heads stay bare, so that a man and a woman can be told apart.
 OUTFITS = {
     "plain clothes": {"feet": "cloth_sandals", "legs": "cloth_pants", "hands": "cloth_gloves", "chest": "cloth_shirt"},
-    "leather armour": {"feet": "leather_boots", "legs": "leather_pants", "hands": "leather_gloves", "chest": "leather_chest"},
+    "leather armour": {
+        "feet": "leather_boots",
+        "legs": "leather_pants",
+        "hands": "leather_gloves",
+        "chest": "leather_chest",
+    },
     "chain mail": {"feet": "chain_boots", "legs": "chain_greaves", "hands": "chain_gloves", "chest": "chain_cuirass"},
-    "plate armour": {"feet": "plate_boots", "legs": "plate_greaves", "hands": "plate_gauntlets", "chest": "plate_cuirass"},
+    "plate armour": {
+        "feet": "plate_boots",
+        "legs": "plate_greaves",
+        "hands": "plate_gauntlets",
+        "chest": "plate_cuirass",
+    },
     "a mage's robe": {"feet": "mage_boots", "legs": "mage_skirt", "hands": "mage_sleeves", "chest": "mage_vest"},
 }
 WEAPONS = {
@@ -237,7 +248,8 @@ def canvas(figure: Figure) -> tuple[int, int, int]:
     columns, rows = [], []
     for layer in (layer for name, layer in figure.layers.items() if name != "main"):
         alpha = np.asarray(layer.sheet)[:, :, 3]
-        for frame in (frame for action in ACTIONS if action in layer.actions for frame in layer.actions[action].frames.values()):
+        drawn = [layer.actions[action] for action in ACTIONS if action in layer.actions]
+        for frame in itertools.chain.from_iterable(action.frames.values() for action in drawn):
             painted = alpha[frame.y : frame.y + frame.height, frame.x : frame.x + frame.width].nonzero()
             rows.append(painted[0] - frame.offset_y)
             columns.append(painted[1] - frame.offset_x)

