@@ -357,7 +357,7 @@ def curve(chart: Chart, records: Sequence[Row], config: RunConfig) -> str:
             drawn.append(text(x(begin) + 3, TOP - 4, stage.name[:fits]))
     if chart.base:
         drawn.append(f'<path class="dash" d="M{LEFT} {y(chart.base[0])}H{WIDTH - RIGHT}"/>')
-        drawn.append(text(WIDTH - RIGHT, y(chart.base[0]) - 4, chart.base[1], "end"))
+        drawn.append(text(WIDTH - RIGHT, y(chart.base[0]) - 9, chart.base[1], "end"))
     smooth = {place: smoothed(np.array(line)) for place, line in lines.items()}
     drawn += [path(np.array(line), f"raw {medium}") for (_, medium), line in lines.items()]
     drawn += [path(line, medium) for (_, medium), line in smooth.items()]

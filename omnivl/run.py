@@ -346,22 +346,28 @@ def show(
 ) -> tuple[list[Example], list[Search]]:
     """The first items of a gallery, with what is written of them and the three texts they find; and the last texts, with
     the five items they find."""
-    first = replace(gallery, keys=gallery.keys[:examples], captions=gallery.captions[:examples])
-    written = write_captions(model, tokenizer, first)
     encoded = encode(model, tokenizer, gallery)
     similarity = encoded.visual @ encoded.text.T
+    similarity[~encoded.read] = -2.0  # shown nowhere
     texts = [caption for own in gallery.captions for caption in own]
-    to_text = similarity.topk(min(3, len(texts)), dim=1).indices.tolist()
-    to_visual = similarity.topk(min(5, len(gallery)), dim=0).indices.T.tolist()
     owner = encoded.owner.tolist()
+    shown = [i for i in range(len(gallery)) if encoded.read[i] and gallery.captions[i]]
+    few = replace(
+        gallery, keys=[gallery.keys[i] for i in shown[:examples]], read=lambda number: gallery.read(shown[number])
+    )
+    to_text = similarity.topk(min(3, len(texts)), dim=1).indices.tolist()
+    to_visual = similarity.topk(min(5, len(shown)), dim=0).indices.T.tolist()
     return (
         [
             Example(gallery.medium, gallery.read(i), gallery.captions[i][0], text, tuple(texts[j] for j in to_text[i]))
-            for i, text in enumerate(written)
+            for i, text in zip(shown, write_captions(model, tokenizer, few), strict=False)
         ],
         [
             Search(
-                gallery.medium, texts[i], tuple(gallery.read(j) for j in to_visual[i]), tuple(j == owner[i] for j in to_visual[i])
+                gallery.medium,
+                texts[i],
+                tuple(gallery.read(j) for j in to_visual[i]),
+                tuple(texts[i] in gallery.captions[j] or j == owner[i] for j in to_visual[i]),
             )
             for i in range(len(texts))[-searches:]
         ],

@@ -230,7 +230,9 @@ def test_a_chart_is_drawn_for_each_loss_there_is_with_its_stages_and_media(tmp_p
         assert sorted(re.findall('path class="raw (text|image|video)"', chart)) == media
         stage = "language" if "ords" in name else "joint"
         assert {other for other in ("language", "joint") if f">{other}</text>" in chart} == {stage}
+        assert chart.count('class="dash"') == 1 + (name in ("VLM", "Matching accuracy"))  # a stage, and knowing nothing
         assert (">share<" if name == "Matching accuracy" else ">nats<") in chart
+    assert "pictures 0.700 to 0.700" in charts["Matching accuracy"]
 
 
 def test_a_long_run_makes_no_long_page(tmp_path: Path) -> None:

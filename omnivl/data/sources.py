@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from omnivl.config import DataConfig, ModelConfig
-from omnivl.data import world
+from omnivl.data import shapes, world
 from omnivl.data.annotations import FORMATS, Annotations, Item
 from omnivl.data.media import kind, read_image, read_video, resolve
 from omnivl.data.sample import BadSample, Sample
@@ -82,7 +82,7 @@ class WorldSource:
         self.as_labels = annotations == "labels"
         self.split = split
         self.group_size = group_size
-        named = (("image", world.SHAPES), ("video", world.MOTIONS))
+        named = (("image", shapes.SHAPES), ("video", world.MOTIONS))
         self.prompts = [fill(prompt, name) for medium, names in named for name in names for prompt in label_prompts(medium)]
 
     def length(self, medium: str) -> int:

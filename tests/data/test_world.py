@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from omnivl.data import world
-from omnivl.data.world import COLOURS, EXTENTS, GROUNDS, MOTIONS, ORDER_MOTIONS, PLACES, REVERSE, SHAPES, SPLITS, Scene
+from omnivl.data.shapes import SHAPES, sprite
+from omnivl.data.world import COLOURS, EXTENTS, GROUNDS, MOTIONS, ORDER_MOTIONS, PLACES, REVERSE, SPLITS, Scene
 
 
 def rng(seed: int) -> np.random.Generator:
@@ -152,7 +153,7 @@ def test_the_object_stays_in_view(size: int) -> None:
 
 def test_shapes_are_told_apart_by_their_outlines_whatever_the_tilt() -> None:
     def mask(shape: str, tilt: int) -> np.ndarray:
-        return world.sprite(shape, 18, tilt)[..., 0] > 0.5
+        return sprite(shape, 18, tilt)[..., 0] > 0.5
 
     for one, other in combinations(SHAPES, 2):
         for tilt in (-6, 0, 6):
