@@ -1,8 +1,8 @@
 """omnivl: one foundation model for images, videos and text (OmniVL, Wang et al., NeurIPS 2022).
 
-    import omnivl
-    model = omnivl.load("runs/demo/model")
-    model.caption(["cat.jpg", "clip.mp4"])
+import omnivl
+model = omnivl.load("runs/demo/model")
+model.caption(["cat.jpg", "clip.mp4"])
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,8 @@
-"""Words to calls: the one program `omnivl`. Heavy rooms are imported where they are used, so that --help answers at once.
+"""Words to calls: the one program `omnivl`. Heavy rooms are imported where they are used, so that --help answers at
+once.
 
-Results go to standard output, progress and errors to standard error. Exit codes: 0 done; 1 one or more inputs failed, or
-training could not go on; 2 nothing was begun; 130 Ctrl-C and 143 SIGTERM, state saved where there is state.
+Results go to standard output, progress and errors to standard error. Exit codes: 0 done; 1 one or more inputs failed,
+or training could not go on; 2 nothing was begun; 130 Ctrl-C and 143 SIGTERM, state saved where there is state.
 """
 
 import argparse
@@ -15,7 +16,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnivl.config import MODELS, ConfigError, RunConfig, StageConfig, fields_of, from_dict, override, parse, read_json, to_dict, unknown_key
+from omnivl.config import (
+    MODELS,
+    ConfigError,
+    RunConfig,
+    StageConfig,
+    fields_of,
+    from_dict,
+    override,
+    parse,
+    read_json,
+    to_dict,
+    unknown_key,
+)
 
 NO_MODEL = (
     "no model was given: name a folder with --model (or OMNIVL_MODEL); `omnivl demo` trains one in minutes, "
@@ -43,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="omnivl", description="One foundation model for images, videos and text.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="omnivl", description="One foundation model for images, videos and text.", allow_abbrev=False
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, act: Callable[..., int], text: str) -> argparse.ArgumentParser:
@@ -60,8 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
     device(made)
 
     made = command("train", train, "train a recipe: a name, file.py:function, or the config.json of an earlier run")
-    made.usage = "omnivl train RECIPE [--section.field VALUE ...] [--init MODEL] [--out DIR]\n       omnivl train --resume DIR"
-    made.add_argument("recipe", nargs="?", metavar="RECIPE", help="see `omnivl recipes`; `omnivl show RECIPE` lists its settings")
+    made.usage = (
+        "omnivl train RECIPE [--section.field VALUE ...] [--init MODEL] [--out DIR]\n       omnivl train --resume DIR"
+    )
+    made.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help="see `omnivl recipes`; `omnivl show RECIPE` lists its settings"
+    )
     made.add_argument("--resume", metavar="DIR", help="go on with the run in DIR exactly where it stopped")
     made.add_argument("--out", metavar="DIR", help="run folder (default: runs/RECIPE)")
     made.add_argument("--size", choices=list(MODELS), help="the model's size, instead of the recipe's")
@@ -94,7 +113,9 @@ def build_parser() -> argparse.ArgumentParser:
         ("match", match, "the probability that a text describes a picture or clip"),
     ):
         made = command(name, act, text)
-        made.add_argument("media", metavar="MEDIA", nargs=1 if name == "match" else "+", help="a picture, a clip, or a folder of them")
+        made.add_argument(
+            "media", metavar="MEDIA", nargs=1 if name == "match" else "+", help="a picture, a clip, or a folder of them"
+        )
         if name == "match":
             made.add_argument("text")
         made.add_argument("--model", help="a model folder (default: OMNIVL_MODEL)")
@@ -139,7 +160,9 @@ def apply_overrides(config: RunConfig, words: list[str]) -> RunConfig:
     fields = {**stage_fields, **fields_of(RunConfig)}
     for number in range(len(config.stages)):
         fields |= {f"stages.{number}.{name}": kind for name, kind in stage_fields.items()}
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS
+    )
     for name in fields:
         parser.add_argument(f"--{name}", dest=name, nargs="*", metavar="VALUE")
     given, unknown = parser.parse_known_args(words)
@@ -183,13 +206,18 @@ def fit_to_init(config: RunConfig, size: str | None, words: list[str]) -> RunCon
 
     own = read_config(Path(config.init))
     if size:
-        own_sizes = dataclasses.replace(own, text=dataclasses.replace(own.text, vocab_size=MODELS[size].text.vocab_size))
+        own_sizes = dataclasses.replace(
+            own, text=dataclasses.replace(own.text, vocab_size=MODELS[size].text.vocab_size)
+        )
         if own_sizes != MODELS[size]:
             raise ConfigError(f"--size {size} is not the shape of {config.init}; leave it out, or start without --init")
     for name in (word[2:].partition("=")[0] for word in words if word.startswith("--model.")):
         asked, has = (functools.reduce(getattr, name.split(".")[1:], model) for model in (config.model, own))
         if asked != has:
-            raise ConfigError(f"--{name} {asked} does not fit {config.init}, whose model has {has}; leave it out, or start without --init")
+            raise ConfigError(
+                f"--{name} {asked} does not fit {config.init}, whose model has {has}; "
+                "leave it out, or start without --init"
+            )
     return dataclasses.replace(config, model=own)
 
 
@@ -258,18 +286,19 @@ def evaluate(options: argparse.Namespace) -> int:
     from omnivl.distributed import resolve_device
     from omnivl.model.folder import load_folder
     from omnivl.report import print_table
+    from omnivl.results import stopwatch, write_results
 
     if options.k < 0:
         raise ConfigError(f"--k is {options.k}, wanted 0 (no reranking) or more")
     model, tokenizer = load_folder(Path(options.model), resolve_device(options.device))
-    with run.stopwatch() as seconds:
+    with stopwatch() as seconds:
         results, bad = run.evaluate(
-            model, tokenizer, options.data, tasks=options.task, split=options.split, root=options.root, rerank=options.k,
-            num_frames=options.num_frames, num_items=options.num_items, seed=options.seed,
+            model, tokenizer, options.data, tasks=options.task, split=options.split, root=options.root,
+            rerank=options.k, num_frames=options.num_frames, num_items=options.num_items, seed=options.seed,
         )  # fmt: skip
     out = Path(options.out or Path(options.model) / "results.json")
     settings = {name: value for name, value in vars(options).items() if name not in ("act", "command")}
-    run.write_results(out, results, config=settings, seed=options.seed, seconds=seconds[0])
+    write_results(out, results, config=settings, seed=options.seed, seconds=seconds[0])
     print_table([dataclasses.asdict(result) for result in results])
     for _, reason in bad:
         print(f"omnivl: not read: {reason}", file=sys.stderr)
@@ -308,7 +337,11 @@ def expand(paths: Sequence[str]) -> Iterator[str]:
             yield path
 
 
-def each_media(options: argparse.Namespace, act: Callable[[Any, list[Any]], list[dict[str, Any]]], line: Callable[[dict[str, Any]], str]) -> int:
+def each_media(
+    options: argparse.Namespace,
+    act: Callable[[Any, list[Any]], list[dict[str, Any]]],
+    line: Callable[[dict[str, Any]], str],
+) -> int:
     """Read every input, act on those that can be read in batches, print in order; 1 where any failed."""
     from omnivl.data.media import BadSample
     from omnivl.inference.pipeline import load
@@ -346,14 +379,19 @@ def each_media(options: argparse.Namespace, act: Callable[[Any, list[Any]], list
 def embed(options: argparse.Namespace) -> int:
     def act(pipeline: Any, loaded: list[Any]) -> list[dict[str, Any]]:
         vectors = pipeline.embed(loaded)
-        return [{"kind": i.medium, "embedding": [round(float(x), 6) for x in v], "times": i.times} for i, v in zip(loaded, vectors, strict=True)]
+        return [
+            {"kind": i.medium, "embedding": [round(float(x), 6) for x in v], "times": i.times}
+            for i, v in zip(loaded, vectors, strict=True)
+        ]
 
     return each_media(options, act, lambda row: " ".join(f"{x:.6f}" for x in row["embedding"]))
 
 
 def caption(options: argparse.Namespace) -> int:
     def act(pipeline: Any, loaded: list[Any]) -> list[dict[str, Any]]:
-        return [{"text": c.text, "score": c.score, "kind": "logprob", "times": c.times} for c in pipeline.caption(loaded)]
+        return [
+            {"text": c.text, "score": c.score, "kind": "logprob", "times": c.times} for c in pipeline.caption(loaded)
+        ]
 
     return each_media(options, act, lambda row: row["text"])
 

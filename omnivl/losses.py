@@ -1,7 +1,7 @@
 """The objectives of OmniVL as pure functions of tensors (paper, section 3.2; method names in brackets are ours).
 
-They return one value a row, not a mean: whoever calls them divides by the count over all ranks, so that two processes on
-half batches equal one on the whole. Axes: B queries, K keys, E embedding, L tokens, V vocabulary. This room knows no
+They return one value a row, not a mean: whoever calls them divides by the count over all ranks, so that two processes
+on half batches equal one on the whole. Axes: B queries, K keys, E embedding, L tokens, V vocabulary. This room knows no
 model, no bank and no rank.
 """
 
@@ -63,7 +63,8 @@ def sample_hard_negatives(
     Args:
         similarity: (B, K) scaled similarities of rows to candidates.
         labels, candidate_labels: (B,) and (K,).
-        uniforms: (B,) in [0, 1), one a row: the same numbers give the same negatives however rows are spread over ranks.
+        uniforms: (B,) in [0, 1), one a row: the same numbers give the same negatives however rows are spread over
+        ranks.
 
     Returns:
         rows (R,) that have a negative at all, and the candidate drawn for each (R,). R may be 0 (a batch of one, or of
@@ -75,7 +76,9 @@ def sample_hard_negatives(
     cumulative = weights.double().cumsum(1)
     aim = uniforms[rows].double() * cumulative[:, -1]
     drawn = torch.searchsorted(cumulative, aim[:, None], right=True).squeeze(1)
-    last = weights.shape[1] - 1 - (weights.flip(1) > 0).int().argmax(1)  # rounding must not step past the last allowed one
+    last = (
+        weights.shape[1] - 1 - (weights.flip(1) > 0).int().argmax(1)
+    )  # rounding must not step past the last allowed one
     return rows, torch.minimum(drawn, last)
 
 
@@ -115,8 +118,8 @@ def text_loss(
         words_logits: (B, V) from the projected [CLS]; words: (B, V) 1 where the word occurs in the text.
 
     Returns:
-        (M,) masked-word losses, and (B,) bag-of-words losses: binary cross-entropies summed over the vocabulary, so that
-        one rare word that is wrong weighs as much as any other.
+        (M,) masked-word losses, and (B,) bag-of-words losses: binary cross-entropies summed over the vocabulary, so
+        that one rare word that is wrong weighs as much as any other.
     """
     masked_loss = F.cross_entropy(logits.float(), ids[masked], reduction="none")
     if words_logits is None or words is None:

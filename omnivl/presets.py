@@ -1,8 +1,8 @@
 """Recipes: one function a run, each returning a whole `RunConfig`, written as a difference from another.
 
-The world's recipes follow what was found to learn at small scale *(ours)*: first a language from captions alone, then images,
-then images and clips together, with the text encoder held to a fiftieth of the rate after its warm-up. Settings were
-chosen on the world's validation scenes.
+The world's recipes follow what was found to learn at small scale *(ours)*: first a language from captions alone, then
+images, then images and clips together, with the text encoder held to a fiftieth of the rate after its warm-up. Settings
+were chosen on the world's validation scenes.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,9 @@ def images(steps: int) -> StageConfig:
             min_crop=1.0,
             flip=False,
         ),
-        task=TaskConfig(bank_size=512, momentum=0.98, momentum_warmup=True, match_share=0.25, lm_share=0.25, video_lm_share=0.5),
+        task=TaskConfig(
+            bank_size=512, momentum=0.98, momentum_warmup=True, match_share=0.25, lm_share=0.25, video_lm_share=0.5
+        ),
         optim=changed(WORLD_OPTIM, text_lr_factor=0.02),
         train=TrainConfig(steps=steps, checkpoint_every=200),
     )

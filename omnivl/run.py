@@ -4,35 +4,29 @@ Everything below it is given its parts; here a config becomes sources, plans, a 
 """
 
 import logging
-import os
-import platform
-import subprocess
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
-from importlib.metadata import version
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from omnivl import distributed
-from omnivl.config import ConfigError, DataConfig, ModelConfig, RunConfig, StageConfig, from_dict, read_json, to_dict
+from omnivl.config import ConfigError, DataConfig, RunConfig, StageConfig, to_dict
 from omnivl.data.galleries import file_gallery, world_gallery, world_reverse, world_siblings
-from omnivl.data.loader import PlannedBatches, Plan, training_loader
+from omnivl.data.loader import Plan, PlannedBatches, training_loader
 from omnivl.data.sample import Batch, Gallery
 from omnivl.data.sources import Ask, FileSource, Source, WorldSource, open_source
 from omnivl.model import OmniVL
 from omnivl.model.folder import load_folder, save_folder
 from omnivl.report import Example, Search, write_report
+from omnivl.results import stopwatch, write_results
 from omnivl.tasks.base import Result, Task
 from omnivl.tasks.captioning import evaluate_captions, write_captions
 from omnivl.tasks.classification import evaluate_zero_shot
 from omnivl.tasks.pretrain import PretrainTask, TextTask
 from omnivl.tasks.retrieval import encode, evaluate_retrieval, evaluate_reverse, evaluate_siblings
 from omnivl.tokenizer import Tokenizer
-from omnivl.train.checkpoint import RunFolder, checkpoint_steps, write_json
+from omnivl.train.checkpoint import RunFolder, checkpoint_steps
 from omnivl.train.trainer import Stage, Trainer
 
 log = logging.getLogger(__name__)
@@ -87,7 +81,9 @@ def begin(config: RunConfig, out: Path, folder: RunFolder | None, resume: bool) 
         if resume:
             return str(out / "checkpoints" / f"step-{steps[-1]}") if steps else ""
         if steps or (out / "model").exists():
-            raise ValueError(f"{out} already holds a run: go on with `omnivl train --resume {out}`, or choose another --out")
+            raise ValueError(
+                f"{out} already holds a run: go on with `omnivl train --resume {out}`, or choose another --out"
+            )
         return ""
 
     found = distributed.main_first(look)
@@ -104,7 +100,9 @@ def check(config: RunConfig) -> None:
         where = f"stage {number} ({stage.name})"
         data, task, steps = stage.data, stage.task, stage.train
         if not data.sources:
-            raise ConfigError(f"{where} has no data: give --data.sources FORMAT:FILE, such as manifest:my.jsonl or world:")
+            raise ConfigError(
+                f"{where} has no data: give --data.sources FORMAT:FILE, such as manifest:my.jsonl or world:"
+            )
         if steps.steps < 1 or steps.accumulate < 1:
             raise ConfigError(f"{where}: train.steps and train.accumulate must be at least 1")
         for prompt in data.prompts:
@@ -121,9 +119,16 @@ def check(config: RunConfig) -> None:
                     f"{where}: a batch of one {medium} has no negatives for the matching loss; "
                     "raise data.batch_size or set --task.vlm_weight 0"
                 )
-        for name, part in (("match_share", task.match_share), ("lm_share", task.lm_share), ("video_lm_share", task.video_lm_share)):
+        for name, part in (
+            ("match_share", task.match_share),
+            ("lm_share", task.lm_share),
+            ("video_lm_share", task.video_lm_share),
+        ):
             if not 0 < part <= 1:
-                raise ConfigError(f"{where}: task.{name} is {part:g}, wanted above 0 and at most 1; to leave a loss out set its weight to 0")
+                raise ConfigError(
+                    f"{where}: task.{name} is {part:g}, wanted above 0 and at most 1; "
+                    "to leave a loss out set its weight to 0"
+                )
         if (data.media == "text") != (task.name == "text"):
             raise ConfigError(f'{where}: task.name "text" and data.media "text" go together')
 
@@ -147,9 +152,16 @@ class Run:
     def vocabulary(self) -> Tokenizer:
         if self.config.vocab:
             return Tokenizer.from_vocab(self.config.vocab)
-        texts = [text for stage in self.config.stages for source in self.sources(stage.data) for text in source.texts(VOCABULARY_TEXTS)]
+        texts = [
+            text
+            for stage in self.config.stages
+            for source in self.sources(stage.data)
+            for text in source.texts(VOCABULARY_TEXTS)
+        ]
         if not texts:
-            raise ConfigError("a vocabulary cannot be learnt, as no source has texts: give --vocab FILE or --init MODEL")
+            raise ConfigError(
+                "a vocabulary cannot be learnt, as no source has texts: give --vocab FILE or --init MODEL"
+            )
         return Tokenizer.train(dict.fromkeys(texts), vocab_size=self.config.model.text.vocab_size)
 
     def sources(self, data: DataConfig) -> list[Source]:
@@ -163,8 +175,12 @@ class Run:
     def task(self, config: StageConfig) -> Task:
         ids = self.tokenizer
         if config.task.name == "text":
-            return TextTask(self.model, config.task, self.config.seed, mask_id=ids.mask_id, special_ids=tuple(ids.special_ids))
-        return PretrainTask(self.model, config.task, self.config.seed, enc_id=ids.enc_id, dec_id=ids.dec_id, pad_id=ids.pad_id)
+            return TextTask(
+                self.model, config.task, self.config.seed, mask_id=ids.mask_id, special_ids=tuple(ids.special_ids)
+            )
+        return PretrainTask(
+            self.model, config.task, self.config.seed, enc_id=ids.enc_id, dec_id=ids.dec_id, pad_id=ids.pad_id
+        )
 
     def stage(self, number: int) -> Stage:
         """Build stage `number` around the model as it stands now."""
@@ -219,7 +235,8 @@ def evaluate(
 ) -> tuple[list[Result], list[tuple[str, str]]]:
     """Measure a model on FORMAT:ANNOTATIONS; gives the results, and (key, reason) of every item that could not be read.
 
-    On the world "retrieval" includes siblings and reverse. Raises ValueError for a task or a data set that is not there.
+    On the world "retrieval" includes siblings and reverse. Raises ValueError for a task or a data set that is not
+    there.
     """
     unknown = set(tasks) - set(TASKS)
     if unknown:
@@ -245,7 +262,10 @@ def evaluate(
     if not results:
         raise ValueError(f"{data} has nothing to measure {', '.join(tasks)} by: it needs captions or labels")
     frames = {"frames": ask.num_frames, "seed": seed}
-    return [replace(r, settings={**r.settings, **(frames if r.settings["medium"] == "video" else {"seed": seed})}) for r in results], sorted({item for gallery in galleries for item in gallery.bad})
+    return [
+        replace(r, settings={**r.settings, **(frames if r.settings["medium"] == "video" else {"seed": seed})})
+        for r in results
+    ], sorted({item for gallery in galleries for item in gallery.bad})
 
 
 def make_gallery(source: Source, split: str, medium: str, num_items: int, seed: int, ask: Ask) -> Gallery | None:
@@ -255,69 +275,9 @@ def make_gallery(source: Source, split: str, medium: str, num_items: int, seed: 
     return file_gallery(source, split, medium, ask) if source.length(medium) else None
 
 
-# --- results.json ----------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def stopwatch() -> Iterator[list[float]]:
-    seconds: list[float] = []
-    started = time.monotonic()
-    yield seconds
-    seconds.append(round(time.monotonic() - started, 2))
-
-
-def write_results(path: Path, results: Sequence[Result], *, config: Any, seed: int, seconds: float) -> None:
-    """Write results.json, or merge into it: a number measured again under the same settings replaces the earlier one."""
-
-    def identity(row: dict[str, Any]) -> str:
-        return repr([row[name] for name in ("task", "dataset", "split", "metric")] + sorted(row["settings"].items(), key=str))
-
-    rows = {}
-    if path.exists():
-        rows = {identity(row): row for row in read_json(path)["results"]}
-    rows |= {identity(row): row for row in (clean(asdict(result)) for result in results)}
-    write_json(
-        path,
-        {
-            "omnivl": version("omnivl"),
-            "commit": commit(),
-            "config": config,
-            "seed": seed,
-            "machine": machine(),
-            "seconds": seconds,
-            "results": list(rows.values()),
-        },
-    )
-
-
-def clean(row: dict[str, Any]) -> dict[str, Any]:
-    """NaN and infinities as null."""
-    return {k: None if isinstance(v, float) and v - v != 0 else round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
-
-
-def commit() -> str | None:
-    """The commit of a source checkout, "+changes" where it is not clean; None for an installed package."""
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout
-        changes = subprocess.run(["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.strip() + ("+changes" if changes.strip() else "")
-
-
-def machine() -> str:
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{platform.machine()}, {os.cpu_count()} cores{gpu}, torch {torch.__version__}, Python {platform.python_version()}"
-
-
-def load_run(path: Path) -> RunConfig:
-    """The RunConfig of a run folder or of a config.json."""
-    return from_dict(RunConfig, read_json(path / "config.json" if path.is_dir() else path))
-
-
 def finish(config: RunConfig, out: Path, device: str = "auto") -> None:
-    """Measure a run's model as its config says, write results.json and report.html. Does nothing where it asks for nothing."""
+    """Measure a run's model as its config says, write results.json and report.html. Does nothing where it asks for
+    nothing."""
     wanted = config.evaluation
     if not wanted.tasks:
         return
@@ -344,8 +304,8 @@ def finish(config: RunConfig, out: Path, device: str = "auto") -> None:
 def show(
     model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, examples: int = 12, searches: int = 6
 ) -> tuple[list[Example], list[Search]]:
-    """The first items of a gallery, with what is written of them and the three texts they find; and the last texts, with
-    the five items they find."""
+    """The first items of a gallery, with what is written of them and the three texts they find; and the last texts,
+    with the five items they find."""
     encoded = encode(model, tokenizer, gallery)
     similarity = encoded.visual @ encoded.text.T
     similarity[~encoded.read] = -2.0  # shown nowhere

@@ -30,29 +30,65 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return err
 
 
-TINY = (
-    "--size tiny --data.batch_size 4 --data.num_workers 0 --train.steps 2 --optim.warmup_steps 0 --task.bank_size 8 --device cpu "
-    "--model.vision.image_size 32 --model.vision.width 32 --model.vision.heads 2 --model.text.width 32 --model.text.heads 2"
-).split()
+TINY = [
+    "--size",
+    "tiny",
+    "--data.batch_size",
+    "4",
+    "--data.num_workers",
+    "0",
+    "--train.steps",
+    "2",
+    "--optim.warmup_steps",
+    "0",
+    "--task.bank_size",
+    "8",
+    "--device",
+    "cpu",
+    "--model.vision.image_size",
+    "32",
+    "--model.vision.width",
+    "32",
+    "--model.vision.heads",
+    "2",
+    "--model.text.width",
+    "32",
+    "--model.text.heads",
+    "2",
+]
 
 
 def manifest(folder: Path, rows: int = 4) -> str:
     lines = [
-        json.dumps({"media": picture(folder / f"{i}.png", i).name, "caption": f"a red circle number {i}"}) for i in range(rows)
+        json.dumps({"media": picture(folder / f"{i}.png", i).name, "caption": f"a red circle number {i}"})
+        for i in range(rows)
     ]
     (folder / "my.jsonl").write_text("\n".join(lines) + "\n")
     return f"manifest:{folder / 'my.jsonl'}"
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; from omnivl.cli import build_parser; build_parser().format_help(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from omnivl.cli import build_parser; build_parser().format_help(); print('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_recipes_and_show_speak_json_that_can_be_trained_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_recipes_and_show_speak_json_that_can_be_trained_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert main(["recipes"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert {"demo", "pretrain_stage1", "pretrain_stage2", "image_only", "video_only", "joint", "image_then_video", "decoupled_joint"} <= set(names)
+    assert {
+        "demo",
+        "pretrain_stage1",
+        "pretrain_stage2",
+        "image_only",
+        "video_only",
+        "joint",
+        "image_then_video",
+        "decoupled_joint",
+    } <= set(names)
     for name in names:
         assert main(["show", name]) == 0
         config = json.loads(capsys.readouterr().out)
@@ -63,7 +99,9 @@ def test_recipes_and_show_speak_json_that_can_be_trained_again(capsys: pytest.Ca
 
 
 def test_a_recipe_from_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("from omnivl.presets import demo, changed\ndef short():\n    return changed(demo(), recipe='short')\n")
+    (tmp_path / "mine.py").write_text(
+        "from omnivl.presets import demo, changed\ndef short():\n    return changed(demo(), recipe='short')\n"
+    )
     assert main(["show", f"{tmp_path / 'mine.py'}:short"]) == 0
     assert json.loads(capsys.readouterr().out)["recipe"] == "short"
     assert "no function 'long'" in refused(capsys, "show", f"{tmp_path / 'mine.py'}:long")
@@ -101,29 +139,74 @@ def test_what_cannot_begin_is_one_sentence_and_exit_2(
     assert not list(tmp_path.glob("runs/*/checkpoints/*")), "something was written"
 
 
-def test_train_writes_a_run_folder_and_refuses_to_write_over_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_train_writes_a_run_folder_and_refuses_to_write_over_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     words = ["train", "pretrain_stage1", "--data.sources", manifest(tmp_path), "--out", str(out), *TINY]
     assert main(words) == 0
     assert (out / "model" / "model.safetensors").exists() and (out / "checkpoints" / "step-2" / "training.pt").exists()
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
-    assert {"loss", "univlc", "vlm", "lm", "match_accuracy", "lr", "samples_per_second", "bad_samples", "seconds", "stage"} <= set(lines[0])
+    assert {
+        "loss",
+        "univlc",
+        "vlm",
+        "lm",
+        "match_accuracy",
+        "lr",
+        "samples_per_second",
+        "bad_samples",
+        "seconds",
+        "stage",
+    } <= set(lines[0])
     capsys.readouterr()
     assert "already holds a run" in refused(capsys, *words)
     assert main(["train", "--resume", str(out)]) == 0  # finished already: nothing to do
 
 
-def test_init_takes_the_models_shape_and_refuses_another(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
-    words = ["train", "pretrain_stage1", "--init", model, "--data.sources", manifest(tmp_path), "--out", str(tmp_path / "run")]
+def test_init_takes_the_models_shape_and_refuses_another(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    words = [
+        "train",
+        "pretrain_stage1",
+        "--init",
+        model,
+        "--data.sources",
+        manifest(tmp_path),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     other = [*words, "--model.vision.width", "64"]
     assert "whose model has 32" in refused(capsys, *other)
     assert "--size base is not the shape" in refused(capsys, *words, "--size", "base")
-    assert main([*words, *"--data.batch_size 4 --data.num_workers 0 --train.steps 1 --task.bank_size 8 --device cpu".split()]) == 0
+    assert (
+        main(
+            [
+                *words,
+                *[
+                    "--data.batch_size",
+                    "4",
+                    "--data.num_workers",
+                    "0",
+                    "--train.steps",
+                    "1",
+                    "--task.bank_size",
+                    "8",
+                    "--device",
+                    "cpu",
+                ],
+            ]
+        )
+        == 0
+    )
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["vision"]["width"] == 32
 
 
-def test_caption_embed_match_on_one_input_and_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
+def test_caption_embed_match_on_one_input_and_as_json(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
     image, clip = str(picture(tmp_path / "a.png")), str(moving_gif(tmp_path / "b.gif"))
     assert main(["caption", image, "--model", model]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
@@ -139,7 +222,9 @@ def test_caption_embed_match_on_one_input_and_as_json(capsys: pytest.CaptureFixt
     assert set(row) == {"media", "text", "score", "kind"} and row["kind"] == "match" and 0 <= row["score"] <= 1
 
 
-def test_a_folder_means_all_media_in_it_and_bad_ones_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
+def test_a_folder_means_all_media_in_it_and_bad_ones_are_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
     picture(tmp_path / "b.PNG")
     moving_gif(tmp_path / "c.gif")
     (tmp_path / "a.jpg").write_text("not a picture")
@@ -183,6 +268,9 @@ def test_evaluate_writes_and_merges_results(capsys: pytest.CaptureFixture[str], 
 
 def test_python_dash_m_is_the_same_program() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "omnivl", "train", "demmo"], capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}
+        [sys.executable, "-m", "omnivl", "train", "demmo"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_COLOR": "1"},
     )
     assert done.returncode == 2 and "did you mean 'demo'" in done.stderr and "Traceback" not in done.stderr

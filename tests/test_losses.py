@@ -15,7 +15,14 @@ def unit(*shape: int, seed: int = 0) -> Tensor:
 
 
 def univlc_by_hand(
-    visual: Tensor, text: Tensor, labels: Tensor, key_visual: Tensor, key_text: Tensor, key_labels: Tensor, filled: list[bool], t: float
+    visual: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    key_visual: Tensor,
+    key_text: Tensor,
+    key_labels: Tensor,
+    filled: list[bool],
+    t: float,
 ) -> list[float]:
     """Straight from the formula, one number at a time."""
     losses = []
@@ -23,7 +30,9 @@ def univlc_by_hand(
         total = 0.0
         for query, keys in ((visual[i], key_text), (text[i], key_visual)):
             scores = [math.exp(float(query @ keys[j]) / t) for j in range(len(keys)) if filled[j]]
-            positives = [float(query @ keys[j]) / t for j in range(len(keys)) if filled[j] and key_labels[j] == labels[i]]
+            positives = [
+                float(query @ keys[j]) / t for j in range(len(keys)) if filled[j] and key_labels[j] == labels[i]
+            ]
             total += sum(math.log(sum(scores)) - p for p in positives) / len(positives)
         losses.append(total / 2)
     return losses
@@ -35,7 +44,9 @@ def test_univlc_equals_the_formula_on_mixed_labels_with_the_bank_partly_empty(fi
     key_labels = torch.cat([labels, torch.tensor([1, 7, 9, 2, 8, 7])])
     filled = [True] * 5 + [slot < filled_slots for slot in range(6)]
     visual, text, key_visual, key_text = unit(5, 8), unit(5, 8, seed=1), unit(11, 8, seed=2), unit(11, 8, seed=3)
-    key_visual[5 + filled_slots :] = float("inf") if filled_slots < 0 else 1e3  # an empty slot's content must not matter
+    key_visual[5 + filled_slots :] = (
+        float("inf") if filled_slots < 0 else 1e3
+    )  # an empty slot's content must not matter
     got = univlc_loss(visual, text, labels, key_visual, key_text, key_labels, 0.07, torch.tensor(filled))
     want = univlc_by_hand(visual, text, labels, key_visual, key_text, key_labels, filled, 0.07)
     torch.testing.assert_close(got, torch.tensor(want), rtol=1e-4, atol=1e-4)
@@ -44,13 +55,17 @@ def test_univlc_equals_the_formula_on_mixed_labels_with_the_bank_partly_empty(fi
 def test_univlc_with_distinct_labels_is_infonce() -> None:
     visual, text = unit(6, 8), unit(6, 8, seed=1)
     logits = visual @ text.T / 0.1
-    want = (F.cross_entropy(logits, torch.arange(6), reduction="none") + F.cross_entropy(logits.T, torch.arange(6), reduction="none")) / 2
+    want = (
+        F.cross_entropy(logits, torch.arange(6), reduction="none")
+        + F.cross_entropy(logits.T, torch.arange(6), reduction="none")
+    ) / 2
     got = univlc_loss(visual, text, torch.arange(6), visual, text, torch.arange(6), 0.1)
     torch.testing.assert_close(got, want)
 
 
 def test_univlc_targets_sum_to_one_with_and_without_distillation() -> None:
-    """With all keys alike every log-probability is -log K, so the loss is log K whatever the targets, if they sum to one."""
+    """With all keys alike every log-probability is -log K, so the loss is log K whatever the targets, if they sum to
+    one."""
     keys = unit(1, 8).expand(10, 8)
     labels = torch.tensor([1, 1, 2])
     for alpha in (0.0, 0.4):
@@ -93,14 +108,18 @@ def test_no_negative_shares_its_label_and_similar_ones_are_drawn_more_often() ->
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-24])
 def test_extreme_draws_stay_within_the_allowed(uniform: float) -> None:
     similarity = torch.tensor([[5.0, -50.0, 2.0, 80.0]])
-    rows, negative = sample_hard_negatives(similarity, torch.tensor([9]), torch.tensor([1, 2, 3, 9]), torch.tensor([uniform]))
+    rows, negative = sample_hard_negatives(
+        similarity, torch.tensor([9]), torch.tensor([1, 2, 3, 9]), torch.tensor([uniform])
+    )
     assert rows.tolist() == [0] and negative.item() in (0, 2)
 
 
 @pytest.mark.parametrize("labels", [[5], [5, 5, 5]])
 def test_a_batch_without_negatives_gives_no_pair_and_no_error(labels: list[int]) -> None:
     size = len(labels)
-    rows, negatives = sample_hard_negatives(torch.zeros(size, size), torch.tensor(labels), torch.tensor(labels), torch.rand(size))
+    rows, negatives = sample_hard_negatives(
+        torch.zeros(size, size), torch.tensor(labels), torch.tensor(labels), torch.rand(size)
+    )
     assert len(rows) == len(negatives) == 0
 
 

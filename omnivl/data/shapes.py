@@ -1,7 +1,7 @@
 """The shapes of the built-in world, and their anti-aliased masks.
 
-A shape is a function of coordinates: is a point inside? x to the right, y down, the object about as large as the unit circle.
-Round ones have a mark, or turning could not be seen. This room knows no scene, colour or motion.
+A shape is a function of coordinates: is a point inside? x to the right, y down, the object about as large as the
+unit circle. Round ones have a mark, or turning could not be seen. This room knows no scene, colour or motion.
 """
 
 from collections.abc import Callable

@@ -42,7 +42,8 @@ class Match:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A picture or clip as read: frames (T, H, W, 3) uint8 of the model's size, times in seconds (None for a picture)."""
+    """A picture or clip as read: frames (T, H, W, 3) uint8 of the model's size, times in seconds (None for a
+    picture)."""
 
     frames: np.ndarray
     times: tuple[float, ...] | None
@@ -128,7 +129,8 @@ class Pipeline:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, media: Media) -> Loaded:
-        """One picture or clip at the model's size. Raises BadSample for a file, ValueError for an array of another shape."""
+        """One picture or clip at the model's size. Raises BadSample for a file, ValueError for an array of another
+        shape."""
         vision, interpolation = self.config.vision, self.config.interpolation
         times: tuple[float, ...] | None = None
         if isinstance(media, Loaded):
@@ -144,12 +146,15 @@ class Pipeline:
         elif isinstance(media, np.ndarray):
             if media.dtype != np.uint8 or media.ndim not in (3, 4) or media.shape[-1] != 3 or 0 in media.shape:
                 raise ValueError(
-                    f"an array must be uint8 of shape (H, W, 3) or (T, H, W, 3), got {media.dtype} of shape {media.shape}"
+                    f"an array must be uint8 of shape (H, W, 3) or (T, H, W, 3), got {media.dtype} "
+                    f"of shape {media.shape}"
                 )
             frames = media[None] if media.ndim == 3 else media[spread(len(media), vision.num_frames)]
             times = None if media.ndim == 3 else ()
         else:
-            raise ValueError(f"a picture or clip must be a path, a PIL image or a numpy array, got {type(media).__name__}")
+            raise ValueError(
+                f"a picture or clip must be a path, a PIL image or a numpy array, got {type(media).__name__}"
+            )
         return Loaded(prepare(frames, vision.image_size, interpolation), times)
 
     def _load(self, media: Any) -> list[Loaded]:

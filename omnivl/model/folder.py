@@ -1,6 +1,6 @@
 """Model folders: weights, tokenizer and preprocessing in one place, as they also stand in a hub repository.
 
-    config.json, model.safetensors, vocab.txt, tokenizer.json, tokenizer_config.json, preprocessor_config.json, README.md
+config.json, model.safetensors, vocab.txt, tokenizer.json, tokenizer_config.json, preprocessor_config.json, README.md
 """
 
 import json
@@ -27,8 +27,8 @@ pipeline_tag: image-to-text
 
 # An OmniVL model
 
-One model for images, videos and text: {vision} visual layers of width {width}, {text} text layers, pictures of {size} pixels,
-{frames} frames a clip. {parameters:,} parameters.
+One model for images, videos and text: {vision} visual layers of width {width}, {text} text layers, pictures of {size}
+pixels, {frames} frames a clip. {parameters:,} parameters.
 
 ```python
 import omnivl
@@ -79,14 +79,15 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple[OmniVL, Tokenizer]:
-    """The model and tokenizer of a folder. Raises ValueError (one sentence) for a folder that is not one, is incomplete, or
-    whose parts do not belong together."""
+    """The model and tokenizer of a folder. Raises ValueError (one sentence) for a folder that is not one, is
+    incomplete, or whose parts do not belong together."""
     read_config(folder)
     model = load_model(folder, device)
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.vocab_size != model.config.text.vocab_size:
         raise ValueError(
-            f"{folder}: the vocabulary has {tokenizer.vocab_size} entries, the model's embedding {model.config.text.vocab_size}"
+            f"{folder}: the vocabulary has {tokenizer.vocab_size} entries, "
+            f"the model's embedding {model.config.text.vocab_size}"
         )
     return model, tokenizer
 

@@ -14,7 +14,9 @@ SCORE = "log p(matched) + similarity / temperature"
 
 
 @torch.inference_mode()
-def match_log_probability(model: OmniVL, tokens: Tensor, ids: Tensor, mask: Tensor, pairs: Tensor, batch: int = 256) -> Tensor:
+def match_log_probability(
+    model: OmniVL, tokens: Tensor, ids: Tensor, mask: Tensor, pairs: Tensor, batch: int = 256
+) -> Tensor:
     """log p(matched) of pairs (P, 2) of (visual, text) numbers; ids (M, L) start with [ENC]; tokens (V, N, D).
 
     Keys and values of a visual input are computed once however many pairs it stands in.
@@ -32,7 +34,9 @@ def match_log_probability(model: OmniVL, tokens: Tensor, ids: Tensor, mask: Tens
 
 
 @torch.inference_mode()
-def rerank(model: OmniVL, similarity: Tensor, tokens: Tensor, ids: Tensor, mask: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def rerank(
+    model: OmniVL, similarity: Tensor, tokens: Tensor, ids: Tensor, mask: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
     """Final scores in both directions.
 
     Args:

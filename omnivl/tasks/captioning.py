@@ -12,7 +12,9 @@ from omnivl.tokenizer import Tokenizer
 
 
 @torch.inference_mode()
-def write_captions(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, batch_size: int = 64, num_beams: int = 3) -> list[str]:
+def write_captions(
+    model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, batch_size: int = 64, num_beams: int = 3
+) -> list[str]:
     """A caption for each item; empty where it cannot be read."""
     captions = [""] * len(gallery)
     for indices, pixels in gallery.batches(batch_size):
@@ -35,11 +37,19 @@ def evaluate_captions(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, 
         ("token_f1", token_f1(written, gallery.captions), token_f1(others, gallery.captions)),
     ]
     if gallery.motions:
-        right = sum(word_of(own[0], motion) in text.split() for text, own, motion in zip(written, gallery.captions, gallery.motions, strict=True))
+        right = sum(
+            word_of(own[0], motion) in text.split()
+            for text, own, motion in zip(written, gallery.captions, gallery.motions, strict=True)
+        )
         values.append(("motion_word", right / len(gallery), 1 / len(set(gallery.motions))))
-    return [gallery_result(gallery, "caption", metric, value, len(gallery), chance, settings) for metric, value, chance in values]
+    return [
+        gallery_result(gallery, "caption", metric, value, len(gallery), chance, settings)
+        for metric, value, chance in values
+    ]
 
 
 def word_of(caption: str, motion: str) -> str:
     """The word of a caption that tells the motion: "left", "grows", "stays", ..."""
-    return next(word for word in caption.split() if word.startswith(motion[:4]) or (motion == "still" and word == "still"))
+    return next(
+        word for word in caption.split() if word.startswith(motion[:4]) or (motion == "still" and word == "still")
+    )

@@ -1,5 +1,5 @@
-"""Zero-shot classification: a class is the mean of its prompts' vectors (the ensemble of CLIP and ActionCLIP; templates are
-ours)."""
+"""Zero-shot classification: a class is the mean of its prompts' vectors (the ensemble of CLIP and ActionCLIP; templates
+are ours)."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,9 @@ from omnivl.tasks.retrieval import encode_texts, gallery_result
 from omnivl.tokenizer import Tokenizer
 
 
-def class_vectors(model: OmniVL, tokenizer: Tokenizer, labels: Sequence[str], medium: str, prompts: Sequence[str] = ()) -> Tensor:
+def class_vectors(
+    model: OmniVL, tokenizer: Tokenizer, labels: Sequence[str], medium: str, prompts: Sequence[str] = ()
+) -> Tensor:
     """(labels, E) unit vectors."""
     prompts = prompts or label_prompts(medium)
     texts = [fill(prompt, label) for label in labels for prompt in prompts]
@@ -28,7 +30,9 @@ def class_vectors(model: OmniVL, tokenizer: Tokenizer, labels: Sequence[str], me
 def evaluate_zero_shot(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, batch_size: int = 64) -> list[Result]:
     """top1, top5 and mean_per_class over the gallery's labels."""
     if not all(gallery.labels):
-        raise ValueError(f"{gallery.name}: {sum(not name for name in gallery.labels)} of {len(gallery)} items have no label")
+        raise ValueError(
+            f"{gallery.name}: {sum(not name for name in gallery.labels)} of {len(gallery)} items have no label"
+        )
     labels = sorted(set(gallery.labels))
     classes = class_vectors(model, tokenizer, labels, gallery.medium)
     scores = torch.zeros(len(gallery), len(labels))  # an item that cannot be read scores all alike

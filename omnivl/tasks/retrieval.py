@@ -33,7 +33,9 @@ class Encoded:
 
 
 @torch.inference_mode()
-def encode(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, batch_size: int = 64, max_tokens: int = 40) -> Encoded:
+def encode(
+    model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, batch_size: int = 64, max_tokens: int = 40
+) -> Encoded:
     device = model.temperature.device
     vectors: Tensor | None = None
     for indices, pixels in gallery.batches(batch_size):
@@ -56,7 +58,9 @@ def encode(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, batch_size:
 
 
 @torch.inference_mode()
-def encode_texts(model: OmniVL, tokenizer: Tokenizer, texts: Sequence[str], *, batch_size: int = 64, max_tokens: int = 40) -> Tensor:
+def encode_texts(
+    model: OmniVL, tokenizer: Tokenizer, texts: Sequence[str], *, batch_size: int = 64, max_tokens: int = 40
+) -> Tensor:
     """(M, E) unit vectors."""
     device = model.temperature.device
     parts = []
@@ -78,7 +82,12 @@ def evaluate_retrieval(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *,
     for depth in dict.fromkeys((0, k)):
         by_visual, by_text = rerank(model, similarity, encoded.tokens, encoded.ids, encoded.mask, depth)
         by_visual[~encoded.read] = 0.0  # an unreadable query knows nothing: chance
-        settings = {"rerank": bool(depth), "k": depth, "rerank_score": SCORE if depth else None, "bad": len(gallery.bad)}
+        settings = {
+            "rerank": bool(depth),
+            "k": depth,
+            "rerank_score": SCORE if depth else None,
+            "bad": len(gallery.bad),
+        }
         for name, scores, targets in (
             (f"t2{letter}", by_text, own.T),
             (f"{letter}2t", by_visual[own.any(1)], own[own.any(1)]),
@@ -88,9 +97,19 @@ def evaluate_retrieval(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *,
             hits = targets.sum(1).double().mean().item()
             for at, value in recalls.items():
                 chance = min(1.0, at * hits / size)
-                results.append(gallery_result(gallery, "retrieval", f"{name}_r{at}", value, len(scores), chance, settings))
+                results.append(
+                    gallery_result(gallery, "retrieval", f"{name}_r{at}", value, len(scores), chance, settings)
+                )
             results.append(
-                gallery_result(gallery, "retrieval", f"{name}_median_rank", median_rank(scores, targets), len(scores), None, settings)
+                gallery_result(
+                    gallery,
+                    "retrieval",
+                    f"{name}_median_rank",
+                    median_rank(scores, targets),
+                    len(scores),
+                    None,
+                    settings,
+                )
             )
     return results
 
@@ -98,7 +117,9 @@ def evaluate_retrieval(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *,
 def gallery_result(
     gallery: Gallery, task: str, metric: str, value: float, n: int, chance: float | None, settings: Mapping[str, Any]
 ) -> Result:
-    return Result(task, gallery.name, gallery.split, metric, float(value), n, chance, {"medium": gallery.medium, **settings})
+    return Result(
+        task, gallery.name, gallery.split, metric, float(value), n, chance, {"medium": gallery.medium, **settings}
+    )
 
 
 @torch.inference_mode()
