@@ -30,6 +30,7 @@ except ImportError:
     pass
 
 MAX_PIXELS = 178_956_970  # a picture above this is refused before decoding: as RGB it would fill half a gigabyte
+Image.init()  # else Image.OPEN lists no format in a fresh process
 FORMATS = (  # no EPS, which runs programs, and nothing without a sure signature
     *("AVIF", "BMP", "DDS", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000"),
     *("MPO", "PCX", "PNG", "PPM", "PSD", "QOI", "TIFF", "WEBP"),
