@@ -36,6 +36,10 @@ NO_MODEL = (
 )
 
 
+# threads that wait for work should sleep: spinning ones starve each other as soon as another program wants a core
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
@@ -225,7 +229,7 @@ def run_training(config: RunConfig, out: Path, device: str, *, resume: bool = Fa
     import logging
 
     from omnivl import run
-    from omnivl.train.trainer import Stopped, TrainingError
+    from omnivl.train.stopping import Stopped, TrainingError
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:

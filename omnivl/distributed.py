@@ -40,7 +40,9 @@ def resolve_device(name: str = "auto") -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise ValueError(f"--device {name} is not a device: choose auto, cpu, cuda, cuda:N or mps")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {name} was asked for, but this machine has no usable CUDA GPU: use --device cpu or auto")
+        raise ValueError(
+            f"--device {name} was asked for, but there is no usable CUDA GPU here: use --device cpu or auto"
+        )
     if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
         raise ValueError(f"--device {name} was asked for, but there are only {torch.cuda.device_count()} CUDA devices")
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -55,10 +57,12 @@ def process_group(device: str = "auto") -> Iterator[torch.device]:
         yield resolve_device(device)
         return
     local = resolve_device(device)
-    if local.type == "cuda" and local.index is None:
-        local = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if local.type == "cuda":
+        if local.index is None:
+            local = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if local.type == "cuda" else "gloo")
+    # gloo beside nccl: counts, flags and errors travel between the hosts and never wait for a GPU
+    dist.init_process_group("cpu:gloo,cuda:nccl" if local.type == "cuda" else "gloo")
     try:
         yield local
     finally:
@@ -110,8 +114,8 @@ class _Gather(torch.autograd.Function):
         return gather(tensor)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        grad = grad.contiguous()
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.clone(memory_format=torch.contiguous_format)  # what comes in may be read by others too
         dist.all_reduce(grad)  # gloo has no reduce-scatter
         return grad.chunk(world_size())[rank()]
 
@@ -130,11 +134,19 @@ def gather_padded(tensor: Tensor, fill: int) -> Tensor:
     return gather(nn.functional.pad(tensor, (0, int(longest) - tensor.shape[1]), value=fill))
 
 
-def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+def sum_over_ranks(values: list[float]) -> list[float]:
+    return _reduce(values, dist.ReduceOp.SUM)
+
+
+def max_over_ranks(values: list[float]) -> list[float]:
+    return _reduce(values, dist.ReduceOp.MAX)
+
+
+def _reduce(values: list[float], op: Any) -> list[float]:
     if world_size() == 1:
         return values
-    tensor = torch.tensor(values, dtype=torch.float64, device=device if device.type == "cuda" else "cpu")
-    dist.all_reduce(tensor)
+    tensor = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(tensor, op=op)
     return tensor.tolist()
 
 
@@ -145,11 +157,6 @@ def gather_objects(item: T) -> list[T]:
     items: list[Any] = [None] * world_size()
     dist.all_gather_object(items, item)
     return items
-
-
-def barrier() -> None:
-    if world_size() > 1:
-        dist.barrier()
 
 
 def main_first(action: Callable[[], T]) -> T:

@@ -62,7 +62,7 @@ def images(steps: int) -> StageConfig:
             flip=False,
         ),
         task=TaskConfig(
-            bank_size=512, momentum=0.98, momentum_warmup=True, match_share=0.25, lm_share=0.25, video_lm_share=0.5
+            bank_size=512, momentum=0.98, momentum_warmup=True, match_share=0.25, lm_share=0.25, video_lm_share=1.0
         ),
         optim=changed(WORLD_OPTIM, text_lr_factor=0.02),
         train=TrainConfig(steps=steps, checkpoint_every=200),
@@ -94,7 +94,7 @@ def world(recipe: str, *stages: StageConfig) -> RunConfig:
 
 def demo() -> RunConfig:
     """The main job: language, images, then images and clips, on the built-in world."""
-    return world("demo", language(), images(1400), joint(1400))
+    return world("demo", language(), images(1300), joint(1250))
 
 
 # The five paradigms that the paper compares, at an equal number of steps.

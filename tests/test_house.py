@@ -287,7 +287,7 @@ READERS = {
     "DataConfig": {"data.loader", "data.sources"},
     "TaskConfig": {"tasks.pretrain"},
     "OptimConfig": {"train.optim"},
-    "TrainConfig": {"train.trainer"},
+    "TrainConfig": {"train.stopping"},
     "StageConfig": {"run"},
     "EvaluationConfig": {"run", "report"},
     "RunConfig": {"run", "report"},

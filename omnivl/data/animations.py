@@ -1,19 +1,19 @@
 """Animated pictures as videos: GIF, APNG, WebP and AVIF, by their own delays, each frame completed from those before.
 
 Delays are read by walking the blocks of the file, so that telling a still from an animation decodes nothing. What a
-file says about the number of its frames is not believed: they are counted. The paper (OmniVL, arXiv 2209.07526) says nothing
-about files: all of this is ours. This room knows no path and no model.
+file says about the number of its frames is not believed: they are counted. The paper (OmniVL, arXiv 2209.07526) says
+nothing about files: all of this is ours. This room knows no path and no model.
 """
 
 import io
 import itertools
-import struct
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from omnivl.data import gif
 from omnivl.data.clips import Clip, choose, stacked, still, warn
 from omnivl.data.images import decode_image, opened, shown
 
@@ -47,15 +47,19 @@ def decode_animation(file: BinaryIO, name: str, content: str, wanted: list[int])
     """Frames of an animated picture by number, each (H, W, 3) uint8; from the first on that does not decode, none."""
     frames: dict[int, np.ndarray] = {}
     with opened(file, name, content) as image:
-        first = 1 if getattr(image, "default_image", False) else 0
-        for index in wanted:
-            try:
+        try:
+            if content == "GIF":
+                for index, frame in enumerate(itertools.islice(gif.frames(file), wanted[-1] + 1)):
+                    if index in wanted:
+                        frames[index] = np.asarray(frame)
+                return frames
+            first = 1 if getattr(image, "default_image", False) else 0
+            for index in wanted:
                 image.seek(first + index)
                 frames[index] = np.asarray(shown(image))
-            except Exception:  # a decoder's complaint about a damaged file can be of any type
-                if not frames:
-                    raise
-                break
+        except Exception:  # a decoder's complaint about a damaged file can be of any type
+            if not frames:
+                raise
     return frames
 
 
@@ -63,7 +67,7 @@ def decode_animation(file: BinaryIO, name: str, content: str, wanted: list[int])
 
 
 def delays(file: BinaryIO, content: str) -> Iterator[float]:
-    """Seconds each frame of a GIF, PNG, WebP or AVIF is shown; a still yields one. Only AVIF is decoded for it.
+    """Seconds each frame of a GIF, PNG, WebP or AVIF is shown; a still yields one. Only an AVIF that moves is decoded.
 
     Stops quietly where the file is cut short. Delays of 10 ms or less count as 100 ms, as in browsers.
     """
@@ -72,50 +76,23 @@ def delays(file: BinaryIO, content: str) -> Iterator[float]:
     try:
         for seconds in walk(file):
             yield seconds if seconds > HURRY else UNSET_DELAY
-    except (struct.error, OSError):
+    except Exception:  # what is damaged is told when frames are decoded
         return
 
 
-def take(file: BinaryIO, layout: str) -> tuple[Any, ...]:
-    return struct.unpack(layout, file.read(struct.calcsize(layout)))
-
-
 def gif_delays(file: BinaryIO) -> Iterator[float]:
-    def table(flags: int) -> None:
-        if flags & 0x80:
-            file.seek(3 << ((flags & 7) + 1), io.SEEK_CUR)
-
-    def blocks() -> bytes:
-        first = b""
-        while size := take(file, "B")[0]:
-            data = file.read(size)
-            first = first or data
-        return first
-
-    table(take(file, "<6xHHBBB")[2])
-    delay = 0.0
-    while (mark := take(file, "B")[0]) != 0x3B:
-        if mark == 0x21:
-            label, data = take(file, "B")[0], blocks()
-            if label == 0xF9 and len(data) >= 3:
-                delay = int.from_bytes(data[1:3], "little") / 100
-        elif mark == 0x2C:
-            table(take(file, "<HHHHB")[4])
-            take(file, "B")
-            blocks()
-            yield delay
-            delay = 0.0
+    return (patch.delay for patch in gif.patches(file))
 
 
 def png_delays(file: BinaryIO) -> Iterator[float]:
     file.seek(8)
     animated = False
     while True:
-        size, name = take(file, ">I4s")
+        size, name = gif.take(file, ">I4s")
         if name == b"acTL":
             animated = True  # its frame count is not trusted: frames are counted
         elif name == b"fcTL" and size >= 26:
-            top, bottom = take(file, ">20xHH2x")
+            top, bottom = gif.take(file, ">20xHH2x")
             yield top / (bottom or 100)
             size -= 26
         elif name == b"IEND" or (name == b"IDAT" and not animated):
@@ -128,10 +105,10 @@ def png_delays(file: BinaryIO) -> Iterator[float]:
 def webp_delays(file: BinaryIO) -> Iterator[float]:
     file.seek(12)
     while True:
-        name, size = take(file, "<4sI")
+        name, size = gif.take(file, "<4sI")
         end = file.tell() + size + size % 2
         if name == b"ANMF":
-            low, high = take(file, "<12xHB")
+            low, high = gif.take(file, "<12xHB")
             yield (low | high << 16) / 1000
         elif name in (b"VP8 ", b"VP8L"):
             yield 0.0
@@ -141,7 +118,9 @@ def webp_delays(file: BinaryIO) -> Iterator[float]:
 
 def avif_delays(file: BinaryIO) -> Iterator[float]:
     with Image.open(file, formats=["AVIF"]) as image:
-        for index in range(getattr(image, "n_frames", 1)):
+        count = getattr(image, "n_frames", 1)
+        for index in range(count):
             image.seek(index)
-            image.load()
+            if count > 1:
+                image.load()
             yield image.info.get("duration", 0) / 1000

@@ -62,7 +62,7 @@ def read_manifest(path: Path, root: Path | None, split: str) -> Annotations:
         span = (media, seconds(row, "start", where), seconds(row, "end", where))
         captions = caption_list(row.get("caption"), where)
         label = row.get("label")
-        if label is not None and not isinstance(label, (str, int)) or isinstance(label, bool):
+        if (label is not None and not isinstance(label, (str, int))) or isinstance(label, bool):
             raise ValueError(f'{where}: "label" must be a name or a whole number, got {label!r}')
         label = "" if label is None else str(label).strip()
         said = [caption for caption in captions if caption]
@@ -75,10 +75,12 @@ def read_manifest(path: Path, root: Path | None, split: str) -> Annotations:
             dropped["empty caption"] = dropped.get("empty caption", 0) + len(captions) - len(said)
         identity = str(row.get("id", ""))
         if identity and owners.setdefault(identity, span) != span:
-            raise ValueError(f'{where}: id {identity!r} was given to {owners[identity][0]!r} before; ids must be unique')
+            raise ValueError(
+                f"{where}: id {identity!r} was given to {owners[identity][0]!r} before; ids must be unique"
+            )
         seen = spans.setdefault(span, {"captions": {}, "label": label, "id": identity})
         if label and seen["label"] and seen["label"] != label:
-            raise ValueError(f'{where}: {media!r} has the label {label!r} here and {seen["label"]!r} before')
+            raise ValueError(f"{where}: {media!r} has the label {label!r} here and {seen['label']!r} before")
         seen["label"] = seen["label"] or label
         seen["captions"] |= dict.fromkeys(said)
     items = [
@@ -91,12 +93,15 @@ def read_manifest(path: Path, root: Path | None, split: str) -> Annotations:
 def read_folder(path: Path, root: Path | None, split: str) -> Annotations:
     """A folder of class folders, each full of pictures and clips; the folder's name is the class.
 
-    A subfolder named like the split is descended into first (train/cat/1.jpg). Raises ValueError where nothing is found.
+    A subfolder named like the split is descended into first (train/cat/1.jpg). Raises ValueError where nothing is
+    found.
     """
     base = path / split if (path / split).is_dir() else path
     if not base.is_dir():
         raise ValueError(f"{base}: no such folder")
-    classes = sorted((p for p in base.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: natural(p.name))
+    classes = sorted(
+        (p for p in base.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: natural(p.name)
+    )
     items = [Item(media, label=folder.name) for folder in classes for media in find_media(folder)]
     if not items:
         raise ValueError(f"{base} holds no class folders with pictures or clips (wanted: CLASS/picture.jpg)")
@@ -125,7 +130,9 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number} is not JSON: {error.msg}") from None
         if not isinstance(row, dict):
-            raise ValueError(f'{path}, line {number} must be a JSON object like {{"media": ...}}, got {line.strip()[:40]}')
+            raise ValueError(
+                f'{path}, line {number} must be a JSON object like {{"media": ...}}, got {line.strip()[:40]}'
+            )
         yield number, row
 
 

@@ -15,11 +15,13 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageChops, ImageCms, ImageFile, UnidentifiedImageError
 
+from omnivl.data import gif
 from omnivl.data.sample import BadSample
 
 try:
@@ -29,8 +31,8 @@ try:
 except ImportError:
     pass
 
-MAX_PIXELS = 178_956_970  # a picture above this is refused before decoding: as RGB it would fill half a gigabyte
 Image.init()  # else Image.OPEN lists no format in a fresh process
+MAX_PIXELS = 178_956_970  # a picture above this is refused before decoding: as RGB it would fill half a gigabyte
 FORMATS = (  # no EPS, which runs programs, and nothing without a sure signature
     *("AVIF", "BMP", "DDS", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000"),
     *("MPO", "PCX", "PNG", "PPM", "PSD", "QOI", "TIFF", "WEBP"),
@@ -61,7 +63,7 @@ def decode_image(file: BinaryIO, name: str, content: str) -> Image.Image:
     Raises BadSample where it cannot be decoded whole, or has more than MAX_PIXELS.
     """
     with opened(file, name, content) as image:
-        return shown(image)
+        return next(gif.frames(file)) if content == "GIF" else shown(image)
 
 
 @contextmanager
@@ -85,7 +87,7 @@ def opened(file: BinaryIO, name: str, content: str) -> Iterator[ImageFile.ImageF
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise bad(name, f"too many pixels: a picture may have {MAX_PIXELS // 10**6} million") from None
     except UnidentifiedImageError:
-        raise bad(name, f"looks like {content} but cannot be read as a picture") from None
+        raise bad(name, f"{content} that is damaged, cut short or of a kind that cannot be read") from None
     except Exception as error:  # a decoder's complaint about a damaged file can be of any type
         raise bad(name, f"damaged {content} ({error or type(error).__name__})") from error
 
@@ -100,17 +102,11 @@ def is_raw(image: Image.Image) -> bool:
 
 
 def shown(image: Image.Image) -> Image.Image:
-    """The current frame of an opened image as a viewer shows it: RGB, on white, upright."""
-    boxes = [tile.extents for tile in getattr(image, "tile", [])] if image.format == "GIF" else []
+    """A PIL image (of an opened file: its current frame) as a viewer shows it: RGB, on white, upright."""
     depth = stored_bits(image)
     image.load()
     colours, alpha = split(image, depth)
     colours = to_srgb(colours, image.info.get("icc_profile"))
-    if boxes and image.tell() == 0 and boxes[0] and boxes[0] != (0, 0, *image.size):
-        # Pillow fills what the first frame leaves open with the background colour; viewers leave it transparent
-        inside = Image.new("L", image.size, 0)
-        inside.paste(255, boxes[0])
-        alpha = inside if alpha is None else ImageChops.multiply(alpha, inside)
     if alpha is not None:
         colours = Image.composite(colours, Image.new("RGB", image.size, WHITE), alpha)
     turn = TURNS.get(orientation(image))
@@ -130,7 +126,7 @@ def stored_bits(image: Image.Image) -> int:
     if image.format == "PNG":
         tiles = getattr(image, "tile", [])
         rawmode = str(tiles[0].args if tiles else "")
-        return next((bits for bits in (1, 2, 4, 16) if f";{bits}" in rawmode), 1 if image.mode == "1" else 8)
+        return next((bits for bits in (16, 1, 2, 4) if f";{bits}" in rawmode), 1 if image.mode == "1" else 8)
     tags: Any = getattr(image, "tag_v2", {})
     return int(max(tags.get(258, (0,)))) if image.format == "TIFF" else 0
 
@@ -173,17 +169,20 @@ def grey(image: Image.Image, depth: int) -> Image.Image:
     picture's own range is stretched. Not-a-number is black.
     """
     values = np.asarray(image)
-    inverted = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0  # white is zero
+    tags: Any = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    unsigned, inverted = tags.get(339, (1,))[0] == 1, tags.get(262) == 0  # SampleFormat; white is zero
     if image.mode.startswith("I;16"):
-        full = 2**depth - 1 if 8 < depth < 16 and image.format == "TIFF" else 65535
+        full = 2**depth - 1 if 8 < depth < 16 and tags else 65535
         levels = np.minimum((np.arange(65536, dtype=np.int64) * 255 + full // 2) // full, 255).astype(np.uint8)
         return Image.fromarray((255 - levels if inverted else levels)[values])
+    if tags and image.mode == "I" and depth == 32 and unsigned:
+        values = values.view(np.uint32)  # Pillow has no such mode
     values = np.nan_to_num(values.astype(np.float32 if image.mode == "F" else np.float64), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
     if low < 0:
-        values, top = values - low, high - low or 1.0
-    elif image.format == "PPM" and image.mode == "I":
-        top = 65535.0
+        values, top = values - low, high - low
+    elif image.mode == "I" and (image.format == "PPM" or (tags and depth == 16)):
+        top = 65535.0 if unsigned else 32767.0
     else:
         steps = [1.0] * (image.mode == "F") + [255.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1]
         top = next((step for step in steps if high <= step), high)
@@ -193,14 +192,26 @@ def grey(image: Image.Image, depth: int) -> Image.Image:
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """L, RGB, CMYK or LAB as sRGB, by its colour profile where that can be used."""
-    if profile or image.mode == "LAB":
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("LAB")
-            if image.mode != "RGB" or "srgb" not in ImageCms.getProfileDescription(source).lower():
-                target = ImageCms.createProfile("sRGB")
-                changed = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-                assert changed is not None
-                return changed
-        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            pass  # a bad profile never loses the picture
+    transform = srgb_transform(profile or b"", image.mode) if profile or image.mode == "LAB" else None
+    if transform is not None:
+        return transform.apply(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@lru_cache(maxsize=16)
+def srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """The way from a colour profile to sRGB; None where there is none (a bad profile never loses the picture) or where
+    it would change nothing that can be seen, as for the many pictures that say they are sRGB."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("LAB")
+        flags = ImageCms.Flags.NOCACHE  # which makes it safe between threads
+        target = ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(source, target, mode, "RGB", flags=flags)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+    if mode == "RGB":
+        levels = np.arange(0, 256, 51, dtype=np.uint8)
+        probe = Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3))
+        if np.abs(np.asarray(transform.apply(probe), int) - np.asarray(probe, int)).max() <= 2:
+            return None
+    return transform

@@ -1,8 +1,8 @@
 """Which sample stands at which step is a pure function (`Plan`); the loader only carries it out.
 
-`Plan` knows the seed, the sources' sizes and the ranks, and computes step -> medium and step -> the samples of a rank, in
-closed form: resuming is starting at another step, with any number of workers. Random numbers of a sample are keyed by
-(seed, source name, epoch, index, attempt), so they do not depend on who draws them. This room never sees the model.
+`Plan` knows the seed, the sources' sizes and the ranks, and computes step -> medium and step -> the samples of a rank,
+in closed form: resuming is starting at another step, with any number of workers. Random numbers of a sample are keyed
+by (seed, source name, epoch, index, attempt), so they do not depend on who draws them. This room never sees the model.
 """
 
 import hashlib
@@ -86,7 +86,8 @@ class Plan:
         self.steps = (STEP_CYCLE - video_steps[data.media], video_steps[data.media])
         if data.media == "both" and not 0 < data.video_share < 1:
             raise ValueError(
-                f'data.video_share is {data.video_share:g}, wanted above 0 and below 1; for one medium alone set data.media'
+                f"data.video_share is {data.video_share:g}, wanted above 0 and below 1; "
+                "for one medium alone set data.media"
             )
         self.media = ("text" if data.media == "text" else "image", "video")
         self.batch: dict[str, int] = {}
@@ -122,7 +123,9 @@ class Plan:
             counts[i] += 1
         if (counts == 0).any():
             name = self.names[members[int(np.argmin(counts))]]
-            raise ValueError(f"source {name} would get less than 1 in {CYCLE:,} samples: raise its weight or leave it out")
+            raise ValueError(
+                f"source {name} would get less than 1 in {CYCLE:,} samples: raise its weight or leave it out"
+            )
         self.batch[medium], self.members[medium], self.block[medium] = batch, members, block
         self.counts[medium] = tuple(counts.tolist())
 
@@ -158,7 +161,9 @@ class Plan:
             index = int(permutation(length // together, self.seed, self.names[source], medium, epoch)[position])
             return Key(source, medium, epoch, index * together + inside)
         epoch, position = divmod(nth_block * grouped + inside, length)
-        return Key(source, medium, epoch, int(permutation(length, self.seed, self.names[source], medium, epoch)[position]))
+        return Key(
+            source, medium, epoch, int(permutation(length, self.seed, self.names[source], medium, epoch)[position])
+        )
 
     def fingerprint(self) -> str:
         """Names everything the plan depends on but the step; a resumed run must have the same."""
@@ -175,7 +180,7 @@ class PlannedBatches(Dataset[Batch]):
         self.sources, self.ask, self.tokenizer = sources, asks, tokenizer
         self.seed, self.max_tokens, self.on_bad = seed, max_tokens, on_bad
 
-    def __getitem__(self, keys: list[Key]) -> Batch:  # type: ignore[override]
+    def __getitem__(self, keys: list[Key]) -> Batch:
         return collate([self.sample(key) for key in keys], keys[0].medium, self.tokenizer, self.max_tokens)
 
     def sample(self, key: Key) -> Sample:

@@ -1,8 +1,8 @@
 """Sources: where samples come from. One protocol over the rendered world and people's own annotated files.
 
-A source says how many samples it has of each medium and hands out one by number, with random numbers given from outside:
-the same numbers give the same sample. It raises `BadSample` for one that cannot be read; what then happens is the
-loader's business.
+A source says how many samples it has of each medium and hands out one by number, with random numbers given from
+outside: the same numbers give the same sample. It raises `BadSample` for one that cannot be read; what then happens is
+the loader's business.
 """
 
 import logging
@@ -83,7 +83,9 @@ class WorldSource:
         self.split = split
         self.group_size = group_size
         named = (("image", shapes.SHAPES), ("video", world.MOTIONS))
-        self.prompts = [fill(prompt, name) for medium, names in named for name in names for prompt in label_prompts(medium)]
+        self.prompts = [
+            fill(prompt, name) for medium, names in named for name in names for prompt in label_prompts(medium)
+        ]
 
     def length(self, medium: str) -> int:
         if medium == "text":
@@ -118,7 +120,10 @@ class FileSource:
         self.bad: list[tuple[str, str]] = []  # files that are there but are no media, known before the start
         self.by_medium: dict[str, list[Item]] = {"image": [], "video": []}
         missing: list[str] = []
-        for item in annotations.items:
+        usable = [item for item in annotations.items if item.captions or item.label]
+        if len(usable) < len(annotations.items):
+            annotations.dropped["neither caption nor label"] = len(annotations.items) - len(usable)
+        for item in usable:
             path = resolve(item.media)
             if not path.exists():
                 missing.append(str(item.media))
@@ -132,14 +137,14 @@ class FileSource:
         if missing:
             named = ", ".join(missing[:3])
             raise ValueError(
-                f"{name}: {len(missing)} of {len(annotations.items)} media files are missing ({named}"
+                f"{name}: {len(missing)} of {len(usable)} media files are missing ({named}"
                 f"{', ...' if len(missing) > 3 else ''}); mend the paths or say where they start with --data.root"
             )
         for reason, count in annotations.dropped.items():
             log.warning("%s: %d rows dropped: %s", name, count, reason)
-        if not annotations.items:
-            raise ValueError(f"{name} holds no items")
-        self.all_captions = [caption for item in annotations.items for caption in item.captions]
+        if not usable:
+            raise ValueError(f"{name} holds no items with a caption or a label")
+        self.all_captions = [caption for item in usable for caption in item.captions]
 
     def length(self, medium: str) -> int:
         return len(self.all_captions) if medium == "text" else len(self.by_medium[medium])

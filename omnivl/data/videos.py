@@ -4,16 +4,12 @@ What a container says of itself (frame count, duration) is not believed: its pac
 through once without decoding, frames are then decoded up to the last one wanted, and each must carry the timestamp that
 was expected; where one does not (damage, missing or jumping timestamps, a bare stream), everything is decoded once to
 learn the times and once more to keep the wanted frames. Memory holds the wanted frames and 8 bytes a packet.
-
-Frames come out as a player shows them: display matrix (turns and flips) and pixel shape applied, transparency on white,
-8-bit RGB by the stream's own matrix and range (FFmpeg's default, BT.601, where it states none). High dynamic range is
-not tone mapped: PQ and HLG look flat. Interlaced frames stay woven.
+How a decoded frame becomes pixels is in `frames`.
 
 The paper (OmniVL, arXiv 2209.07526) says nothing about files: all of this is ours. This room knows no model.
 """
 
 import array
-import bisect
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,10 +20,10 @@ from typing import Any, BinaryIO
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 
-from omnivl.data.clips import Clip, choose, scaled, stacked, warn
+from omnivl.data.clips import Clip, choose, stacked, warn
+from omnivl.data.frames import decoder_of, displayed, pixel_shape
 from omnivl.data.images import MAX_PIXELS, bad
 
 FFMPEG_NAMES = {  # content -> demuxer: stating it keeps FFmpeg from guessing playlists and text into videos
@@ -59,7 +55,6 @@ JUMP_BACK = 1.0  # seconds: the same, backwards, in any stream; less is a frame 
 FALLBACK_RATE = Fraction(25)  # frames a second, where a stream states none (bare streams)
 BAD_READS = 100  # errors in a row after which the rest of a file is given up
 COVERS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the transparency
 
 
 def decode_video(
@@ -89,8 +84,8 @@ def decode_video(
 class Stamps:
     """When the frames of a stream are shown, by its packets, in ticks of its time base."""
 
-    shown: array.array  # of all packets whose frames are shown, ascending
-    keys: array.array  # of the keyframes, ascending
+    shown: np.ndarray  # of all packets whose frames are shown, ascending
+    keys: np.ndarray  # of the keyframes, ascending
     last: int  # how long the last frame is shown; 0 where not stated
     reordered: bool  # stored in another order than shown
 
@@ -200,25 +195,25 @@ class Film:
         frame = None if stamps is None else self.first_frame(stamps)
         if stamps is None or frame is None:
             return None
-        shown = stamps.shown[bisect.bisect_left(stamps.shown, frame.pts) :]  # earlier ones cannot be decoded
-        if not shown or shown[0] != frame.pts:
+        shown = stamps.shown[np.searchsorted(stamps.shown, frame.pts) :]  # earlier ones cannot be decoded
+        if not len(shown) or shown[0] != frame.pts:
             return None
         tick = float(self.time_base)
-        times = (np.array(shown, np.float64) - shown[0]) * tick
+        times = (shown - shown[0]) * self.time_base.numerator / self.time_base.denominator
         duration = float(times[-1]) + last_shown(stamps.last * tick, times, self.step, stamps.reordered)
         chosen = choose(times, duration, num_frames, start, end, name=self.name, tick=tick)
         kept: dict[int, np.ndarray] = {}
         for index in sorted(set(chosen)):
-            key = bisect.bisect_right(stamps.keys, shown[index]) - 1
-            ahead = bisect.bisect_left(shown, stamps.keys[key]) - bisect.bisect_left(shown, frame.pts)
-            if self.content in SEEKABLE and key >= 0 and ahead > SEEK_GAP:
-                self.seek(stamps.keys[key])
+            key = stamps.keys[max(np.searchsorted(stamps.keys, shown[index], side="right") - 1, 0)]
+            ahead = np.searchsorted(shown, key) - np.searchsorted(shown, frame.pts)
+            if self.content in SEEKABLE and ahead > SEEK_GAP:
+                self.seek(int(key))
                 frame = next(self.decoded)
             while frame.pts is not None and frame.pts < shown[index]:
                 frame = next(self.decoded)
             if frame.pts != shown[index]:
                 return None
-            kept[index] = self.picture(frame)
+            kept[index] = displayed(frame, self.shape)
         if self.content in SILENT:
             self.damaged = self.damaged or holes(times)
         return stacked(kept, chosen, times, duration)
@@ -245,12 +240,12 @@ class Film:
             shown.append(packet.pts)
         if not shown or not keys or self.damaged or (self.content == "AVI" and delayed and not reordered):
             return None  # an AVI stores no times, and so FFmpeg's guesses give themselves away
-        return Stamps(array.array("q", sorted(shown)), array.array("q", sorted(keys)), last, reordered)
+        return Stamps(np.sort(shown), np.sort(keys), last, reordered)
 
     def first_frame(self, stamps: "Stamps") -> Any:
         """The first frame that decodes; None where none does or it has no timestamp."""
         if self.content in SEEKABLE:
-            self.seek(stamps.keys[0])
+            self.seek(int(stamps.keys[0]))
             frame = next(self.decoded, None)
             if frame is not None and frame.pts == stamps.shown[0]:
                 return frame
@@ -279,7 +274,7 @@ class Film:
         kept: dict[int, np.ndarray] = {}
         for index, (_, frame) in enumerate(self.timed()):
             if index in chosen:
-                kept[index] = self.picture(frame)
+                kept[index] = displayed(frame, self.shape)
             if index == chosen[-1]:
                 break
         self.damaged = damaged
@@ -303,20 +298,6 @@ class Film:
             now, last = here, (frame.duration or 0) * unit
             yield here, frame
 
-    def picture(self, frame: Any) -> np.ndarray:
-        """A decoded frame as displayed: (H, W, 3) uint8."""
-        alpha = any(component.is_alpha for component in frame.format.components) or frame.format.name == "pal8"
-        pixels = frame.reformat(format="rgba" if alpha else "rgb24", threads=1).to_ndarray()
-        if alpha:
-            cover = pixels[..., 3:].astype(np.uint16)
-            pixels = ((pixels[..., :3] * cover + 255 * (255 - cover) + 127) // 255).astype(np.uint8)
-        height, width = pixels.shape[:2]
-        if self.shape > 1:
-            pixels = scaled(pixels, round(width * self.shape), height)
-        elif self.shape < 1:
-            pixels = scaled(pixels, width, round(height / self.shape))
-        return turned(pixels, frame)
-
 
 def last_shown(stated: float, times: Sequence[float] | np.ndarray, step: float, reordered: bool = False) -> float:
     """How long the last frame is shown, in seconds: as stated, else like the frames before it. Where frames are stored
@@ -336,31 +317,3 @@ def holes(times: np.ndarray) -> int:
     usual = np.median(gaps)
     steady = np.abs(gaps - usual) <= 0.1 * usual
     return int((gaps > 2.5 * usual).sum()) if steady.mean() >= 0.9 else 0
-
-
-def decoder_of(stream: Any) -> Any:
-    """A decoder that keeps the transparency where the stream's own would drop it; None: the stream's own."""
-    wanted = ALPHA_DECODERS.get(stream.codec_context.name, "") if stream.metadata.get("alpha_mode") == "1" else ""
-    if wanted not in av.codecs_available:
-        return None
-    decoder: Any = av.CodecContext.create(wanted, "r")
-    decoder.extradata = stream.codec_context.extradata
-    return decoder
-
-
-def pixel_shape(stream: Any) -> Fraction:
-    """Width of a pixel over its height; an absurd or missing one is 1."""
-    sar = stream.sample_aspect_ratio
-    return sar if sar and Fraction(1, 8) <= sar <= 8 else Fraction(1)
-
-
-def turned(pixels: np.ndarray, frame: Any) -> np.ndarray:
-    """(H, W, 3) as the display matrix of the frame shows it: quarter turns and mirrors, the nearest of the eight."""
-    side = frame.side_data.get(SideData.DISPLAYMATRIX)
-    if side is None:
-        return pixels
-    a, b, _, c, d = np.frombuffer(bytes(side)[:20], np.int32).tolist()  # x' = a x + c y, y' = b x + d y
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        pixels = pixels.transpose(1, 0, 2)  # x and y change places; then x' follows c, y' follows b
-        a, d = c, b
-    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

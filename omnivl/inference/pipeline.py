@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from omnivl.data.images import shown
-from omnivl.data.media import BadSample, kind, read_image, read_video
+from omnivl.data.media import BadSample, kind, read_image, read_video, shown
 from omnivl.data.transforms import prepare
 from omnivl.model import OmniVL
 from omnivl.model.folder import load_folder, save_folder

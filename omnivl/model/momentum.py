@@ -19,7 +19,6 @@ class MomentumEncoder(nn.Module):
     def __init__(self, model: OmniVL) -> None:
         super().__init__()
         self.encoders = copy.deepcopy(model).without_decoders().requires_grad_(False).eval()
-        self.copy_from(model)
 
     def train(self, mode: bool = True) -> "MomentumEncoder":
         return super().train(False)

@@ -15,8 +15,8 @@ from omnivl.model import OmniVL
 class Losses:
     """`total` is what is differentiated: this rank's share, so that the average over ranks is the global mean.
 
-    `parts` holds each loss unweighted, and `sums` counts to be added over ranks, as (sum, count), such as
-    matching accuracy; both detached.
+    `parts` holds each loss unweighted, a share like `total`; `sums` holds counts to be added over ranks, as
+    (sum, count), such as matching accuracy. Both are detached, and every rank has the same names in the same order.
     """
 
     total: Tensor
@@ -30,8 +30,12 @@ class Task(nn.Module):
     model: OmniVL
 
     def forward(self, batch: Batch, step: int, micro: int) -> Losses:
-        """Losses of micro-batch number `micro` of step `step`, both counted from 0."""
+        """Losses of micro-batch number `micro` of step `step`, both counted from 0. Ranks run it side by side, so each
+        must call the same collectives, and reach the same parameters, whatever its rows are."""
         raise NotImplementedError
+
+    def begin_stage(self) -> None:
+        """Called once before the first step of a stage, never where a stage is resumed."""
 
     def begin_step(self) -> None:
         """Called before the forward passes of a step, and again where the step is done again."""
@@ -42,6 +46,10 @@ class Task(nn.Module):
     def slow_names(self) -> set[str]:
         """Names of the parameters that OptimConfig.text_lr_factor applies to."""
         return {f"model.{name}" for name in self.model.text_encoder_parameters()}
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """Modules that TrainConfig.compile compiles: those that see few different shapes."""
+        return [self.model.visual]
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Pretraining: UniVLC + VLM + LM on one visual forward (paper, section 3.2), and the text-only warm-up of a model that
 starts without a language *(ours)*.
 
-Every random choice is keyed by (seed, step, global row), and every loss is a sum over ranks divided by a global count, so
-that two processes on half batches do what one does on the whole.
+Every random choice is keyed by (seed, step, global row), and every loss is a sum over ranks divided by a global count,
+so that two processes on half batches do what one does on the whole. Under gradient accumulation each micro-batch is a
+batch of its own, with keys and negatives of its own, and a step is the mean over them; the banks grow once a step. This
+room knows the model and the losses; it does not know where batches come from, nor how a step is taken.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnivl import distributed
@@ -15,6 +16,7 @@ from omnivl.data.sample import Batch
 from omnivl.losses import lm_loss, sample_hard_negatives, text_loss, univlc_loss, vlm_loss
 from omnivl.model import CrossKV, OmniVL
 from omnivl.model.momentum import MemoryBank, MomentumEncoder
+from omnivl.model.omnivl import Text, Visual
 from omnivl.tasks.base import Losses, Task
 
 
@@ -37,7 +39,7 @@ class PretrainTask(Task):
     Args:
         model: the network being trained.
         config: weights, bank size, momentum and shares.
-        seed: of negatives and of the choice of rows.
+        seed: of negatives.
         enc_id, dec_id, pad_id: token ids.
     """
 
@@ -50,37 +52,42 @@ class PretrainTask(Task):
         self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # of this step's micro-batches, for the bank
 
     def forward(self, batch: Batch, step: int, micro: int) -> Losses:
+        """See `Task.forward`. A loss of weight 0 is not computed; one with nothing to count is 0."""
         assert batch.pixels is not None
         config, model = self.config, self.model
         visual = model.encode_visual(batch.pixels)
         text = model.encode_text(batch.ids, batch.mask)
         parts: dict[str, Tensor] = {}
         sums: dict[str, tuple[Tensor, int]] = {}
-        temperature = model.temperature.clamp(0.001, 0.5)
-        if config.univlc_weight:
-            parts["univlc"] = self.contrast(batch, visual.embed, text.embed, temperature, step)
-        rows = self.rows(len(batch), config.match_share, step)
-        lm_rows = self.rows(len(batch), config.video_lm_share if batch.medium == "video" else config.lm_share, step)
+        # similarities divided by a small temperature need all digits of float32
+        with torch.autocast(batch.ids.device.type, enabled=False):
+            temperature = model.temperature.clamp(0.001, 0.5)
+            if config.univlc_weight:
+                parts["univlc"] = self.contrast(batch, visual.embed, text.embed, temperature, step)
         if config.vlm_weight or config.lm_weight:
             context = model.cross_keys_values(visual.tokens)  # once, for matching and language modelling
             if config.vlm_weight:
-                similarity = (visual.embed.detach(), text.embed.detach(), float(temperature.detach()))
-                parts["vlm"], sums["match_accuracy"] = self.match(batch, visual.tokens, context, similarity, rows, step, micro)
+                parts["vlm"], sums["match_accuracy"] = self.match(batch, visual, text, context, step, micro)
             if config.lm_weight:
-                ids, mask = starting_with(batch.ids[lm_rows], self.dec_id), batch.mask[lm_rows]
-                logits = model.decode(ids, mask, context.select(lm_rows))
-                loss = lm_loss(logits, ids, mask, label_smoothing=config.label_smoothing)
-                parts["lm"] = distributed.share(loss.sum(), mask[:, 1:].sum())
+                parts["lm"] = self.write(batch, context, step)
         weights = {"univlc": config.univlc_weight, "vlm": config.vlm_weight, "lm": config.lm_weight}
         total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
         return Losses(total, {name: loss.detach() for name, loss in parts.items()}, sums)
 
-    def rows(self, size: int, part: float, step: int) -> Tensor:
-        """Every (1 / part)-th row of the global batch, the first one moving with the step."""
+    def rows(self, batch: Batch, part: float, step: int) -> tuple[Tensor, int]:
+        """Every (1 / part)-th row of the global batch, the first one moving with the step; and 1.
+
+        A rank that has none of them goes through its first row without counting it, and 0: every rank must run through
+        the same operations, or their collectives come apart.
+        """
         stride = max(1, round(1 / part))
-        return torch.arange((-step - distributed.rank() * size) % stride, size, stride)
+        first = (-step - distributed.rank() * len(batch)) % stride
+        if first >= len(batch):
+            return torch.zeros(1, dtype=torch.int64, device=batch.ids.device), 0
+        return torch.arange(first, len(batch), stride, device=batch.ids.device), 1
 
     def contrast(self, batch: Batch, visual: Tensor, text: Tensor, temperature: Tensor, step: int) -> Tensor:
+        """UniVLC of unit vectors (B, E) against the momentum vectors of all ranks' batches and the bank."""
         assert batch.pixels is not None
         slow_visual, slow_text = self.momentum(batch.pixels, batch.ids, batch.mask)
         fresh = (
@@ -108,57 +115,67 @@ class PretrainTask(Task):
         return distributed.share(loss.sum(), len(loss))
 
     def match(
-        self,
-        batch: Batch,
-        tokens: Tensor,
-        context: CrossKV,
-        similarity: tuple[Tensor, Tensor, float],
-        rows: Tensor,
-        step: int,
-        micro: int,
+        self, batch: Batch, visual: Visual, text: Text, context: CrossKV, step: int, micro: int
     ) -> tuple[Tensor, tuple[Tensor, int]]:
-        """One positive and two negatives for each of `rows`: a wrong text for its picture, a wrong picture for its text."""
-        visual, text, temperature = similarity
-        everywhere = self.config.negatives == "global"
-        all_visual, all_text, labels = visual, text, batch.labels
-        all_ids, all_mask, all_tokens = batch.ids, batch.mask, tokens
-        size, start = len(batch), 0
-        if everywhere and distributed.world_size() > 1:
-            all_visual, all_text = distributed.gather(visual), distributed.gather(text)
+        """One positive and two negatives for each of some rows: a wrong text for its picture, a wrong picture for its
+        text. Rows without a possible negative are left out. Gives the loss, and how many pairs were told right of how
+        many."""
+        seen, read = visual.embed.detach(), text.embed.detach()
+        all_seen, all_read, labels = seen, read, batch.labels
+        all_ids, all_mask, all_tokens = batch.ids, batch.mask, visual.tokens
+        together = self.config.negatives == "global" and distributed.world_size() > 1
+        if together:
+            all_seen, all_read = distributed.gather(seen), distributed.gather(read)
             labels = distributed.gather(batch.labels)
             all_ids = distributed.gather_padded(batch.ids, self.pad_id)
             all_mask = distributed.gather_padded(batch.mask, 0)
-            all_tokens = distributed.gather_with_gradient(tokens)
-            size, start = len(labels), distributed.rank() * len(batch)
-        drawn = uniforms(self.seed, step, micro, "negatives", 2, size).to(tokens.device)[:, start : start + len(batch)]
+            all_tokens = distributed.gather_with_gradient(visual.tokens)
+        rows, counted = self.rows(batch, self.config.match_share, step)
+        first = distributed.rank() * len(batch) if together else 0
+        drawn = uniforms(self.seed, step, micro, "negatives", 2, len(labels)).to(rows.device)[:, first + rows]
 
         def negatives(query: Tensor, keys: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-            scaled = query[rows] @ keys.T / temperature
-            return sample_hard_negatives(scaled, batch.labels[rows], labels, which[rows])
+            with torch.autocast(query.device.type, enabled=False):
+                scaled = query[rows] @ keys.T / self.model.temperature.detach().clamp(0.001, 0.5)
+            return sample_hard_negatives(scaled, batch.labels[rows], labels, which)
 
-        has_text, wrong_text = negatives(visual, all_text, drawn[0])
-        has_visual, wrong_visual = negatives(text, all_visual, drawn[1])  # the same rows have one in both directions
-        of_text, of_visual = rows[has_text], rows[has_visual]
-        pad = all_ids.shape[1] - batch.ids.shape[1]
-        ids = starting_with(F.pad(batch.ids, (0, pad), value=self.pad_id), self.enc_id)
-        mask = F.pad(batch.mask, (0, pad))
-        all_ids = starting_with(all_ids, self.enc_id)
-        if len(all_tokens) == len(tokens):
-            wrong_context = context.select(wrong_visual)
-        else:  # a picture of another rank: its keys and values are computed here
+        has_negative, wrong_text = negatives(seen, all_read, drawn[0])
+        _, wrong_visual = negatives(read, all_seen, drawn[1])  # the same rows have one in both directions
+        if not len(has_negative):  # as in `rows`
+            counted, nothing = 0, torch.zeros(1, dtype=torch.int64, device=rows.device)
+            has_negative, wrong_text, wrong_visual = nothing, nothing, nothing
+        rows = rows[has_negative]
+        own_ids, own_mask = all_ids[first + rows], all_mask[first + rows]  # as wide as all
+        if together:  # a picture of another rank: its keys and values are computed here
             wrong_context = self.model.cross_keys_values(all_tokens[wrong_visual])
+        else:
+            wrong_context = context.select(wrong_visual)
         right = self.model.match(
-            torch.cat([ids[of_text], all_ids[wrong_text]]),
-            torch.cat([mask[of_text], all_mask[wrong_text]]),
-            context.select(torch.cat([of_text, of_text])),
+            starting_with(torch.cat([own_ids, all_ids[wrong_text]]), self.enc_id),
+            torch.cat([own_mask, all_mask[wrong_text]]),
+            context.select(rows.repeat(2)),
         )
-        wrong = self.model.match(ids[of_visual], mask[of_visual], wrong_context)
+        wrong = self.model.match(starting_with(own_ids, self.enc_id), own_mask, wrong_context)
         logits = torch.cat([right, wrong])
-        matched = (torch.arange(len(logits), device=logits.device) < len(of_text)).long()
-        # rows without a possible negative are left out, and with none at all the loss is 0
-        loss = vlm_loss(logits, matched)
-        correct = (logits.detach().argmax(1) == matched).sum()
-        return distributed.share(loss.sum(), len(loss)), (correct, len(loss))
+        matched = (torch.arange(len(logits), device=logits.device) < len(rows)).long()
+        loss = vlm_loss(logits, matched).sum() * counted
+        correct = (logits.detach().argmax(1) == matched).sum() * counted
+        return distributed.share(loss, len(logits) * counted), (correct, len(logits) * counted)
+
+    def write(self, batch: Batch, context: CrossKV, step: int) -> Tensor:
+        """Language modelling of some rows, each looking at its own picture: the mean over all their tokens."""
+        config = self.config
+        rows, counted = self.rows(batch, config.video_lm_share if batch.medium == "video" else config.lm_share, step)
+        ids, mask = starting_with(batch.ids[rows], self.dec_id), batch.mask[rows]
+        logits = self.model.decode(ids, mask, context.select(rows))
+        loss = lm_loss(logits, ids, mask, label_smoothing=config.label_smoothing)
+        return distributed.share(loss.sum() * counted, mask[:, 1:].sum() * counted)
+
+    def begin_stage(self) -> None:
+        """A model that has learnt from no video yet takes its temporal part from its image weights as they are now."""
+        if self.model.visual.is_silent():
+            self.model.visual.start_video_from_image()
+            self.momentum.copy_from(self.model)
 
     def begin_step(self) -> None:
         self.waiting.clear()
@@ -174,17 +191,23 @@ class PretrainTask(Task):
         if self.config.univlc_weight:
             self.momentum.update(self.model, momentum)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        return [self.model.visual, self.momentum.encoders.visual]
+
 
 class TextTask(Task):
     """A language for a model that starts without one: masked words (15%: 80% [MASK], 10% another, 10% kept) and the bag
-    of words from the projected [CLS] *(ours)*."""
+    of words from the text's unit vector, which is what retrieval will compare *(ours)*."""
+
+    special: Tensor
 
     def __init__(
         self, model: OmniVL, config: TaskConfig, seed: int, *, mask_id: int, special_ids: tuple[int, ...]
     ) -> None:
         super().__init__()
         self.model, self.config, self.seed = model, config, seed
-        self.mask_id, self.special_ids = mask_id, special_ids
+        self.mask_id = mask_id
+        self.register_buffer("special", torch.tensor(special_ids), persistent=False)
         self.words = nn.Linear(model.config.embed_dim, model.config.text.vocab_size)
 
     def forward(self, batch: Batch, step: int, micro: int) -> Losses:
@@ -194,18 +217,19 @@ class TextTask(Task):
         width = self.model.config.text.max_positions
         dice = uniforms(self.seed, step, micro, "words", 3, world * size, width).to(ids.device)
         chosen, how, other = dice[:, rank * size : (rank + 1) * size, : ids.shape[1]]
-        special = torch.isin(ids, torch.tensor(self.special_ids, device=ids.device))
-        masked = (chosen < self.config.mask_share) & ~special
+        masked = (chosen < self.config.mask_share) & ~torch.isin(ids, self.special)
         vocabulary = self.model.config.text.vocab_size
-        inputs = ids.clone()
-        inputs[masked & (how < 0.8)] = self.mask_id
-        swap = masked & (how >= 0.9)
-        inputs[swap] = (other * vocabulary).long()[swap]
+        inputs = torch.where(masked & (how < 0.8), self.mask_id, ids)
+        inputs = torch.where(masked & (how >= 0.9), (other * vocabulary).long(), inputs)
         encoded = self.model.encode_text(inputs, batch.mask)
-        words = F.one_hot(ids, vocabulary).amax(1).float()  # (B, V)
-        words[:, list(self.special_ids)] = 0
+        words = torch.zeros(size, vocabulary, device=ids.device).scatter_(1, ids, 1.0)  # (B, V) what a text holds
+        words[:, self.special] = 0
         masked_loss, words_loss = text_loss(
-            self.model.lm_logits(encoded.tokens[masked]), ids, masked, self.words(encoded.embed / self.model.config.temperature), words
+            self.model.lm_logits(encoded.tokens[masked]),
+            ids,
+            masked,
+            self.words(encoded.embed / self.model.config.temperature),
+            words,
         )
         parts = {
             "masked": distributed.share(masked_loss.sum(), masked.sum()),

@@ -1,9 +1,11 @@
 """The run folder: one writer, and checkpoints that are whole or absent.
 
-    RUN/config.json           the whole run
-    RUN/checkpoints/step-N/   a model folder + training.pt, after N steps; written under another name, then renamed
-    RUN/model/                the model folder of the last or the best step
-    RUN/metrics.jsonl, RUN/bad_samples.jsonl
+RUN/config.json           the whole run
+RUN/checkpoints/step-N/   a model folder + training.pt, after N steps; written under another name, then renamed
+RUN/model/                the model folder of the last or the best step
+RUN/metrics.jsonl, RUN/bad_samples.jsonl
+
+This room knows files; what a model folder or a state holds is its callers' business.
 """
 
 import fcntl
@@ -11,17 +13,21 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+from safetensors import SafetensorError
+
+from omnivl.train.stopping import TrainingError, reason
 
 SaveModel = Callable[[Path], None]  # writes a model folder
 
 
 class RunFolder:
-    """Opens a run folder for writing, or refuses: ValueError where another process writes to it.
+    """Opens a run folder for writing, or refuses: ValueError where another process writes to it, or nobody may.
 
     The lock is advisory (`flock`) and goes with the process that held it, however that ended.
     """
@@ -29,10 +35,14 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
         self.metrics = path / "metrics.jsonl"
         self.bad_samples = path / "bad_samples.jsonl"
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self.lock = open(path / ".lock", "w")  # noqa: SIM115 (held for the life of the run)
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.lock = open(path / ".lock", "w")  # noqa: SIM115 (held for the life of the run)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written to ({reason(error)}); choose another --out") from error
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -40,6 +50,7 @@ class RunFolder:
             raise ValueError(
                 f"{path} is in use by another run; wait for it, stop it, or choose another --out"
             ) from None
+        let_go_after_fork(self.lock)
         for leftover in [*self.checkpoints.glob(".tmp-*"), *path.glob(".tmp-*")]:  # of a run that was killed
             shutil.rmtree(leftover)
 
@@ -57,44 +68,68 @@ class RunFolder:
         return self.checkpoints / f"step-{step}"
 
     def save(self, step: int, save_model: SaveModel, state: dict[str, Any]) -> None:
-        """Write checkpoints/step-N whole or not at all; an OSError (a full disk) leaves the earlier ones as they are."""
+        """Write checkpoints/step-N whole or not at all. Raises TrainingError where the disk is full or fails."""
         if self.at(step).exists():
             return  # the same step gives the same bits
         temporary = self.checkpoints / f".tmp-step-{step}"
-        try:
+        with whole_or_not(temporary, self.at(step), f"the checkpoint of step {step}"):
             save_model(temporary)
-            with open(temporary / "training.pt", "wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        os.rename(temporary, self.at(step))
+            torch.save(state, temporary / "training.pt")
 
     def prune(self, keep: int, best: int | None) -> None:
         """Remove all but the `keep` latest checkpoints and the best one."""
         for step in self.steps()[: -max(1, keep)]:
             if step != best:
-                shutil.rmtree(self.at(step))
+                going = self.checkpoints / f".tmp-old-{step}"  # what has the name of a checkpoint is always whole
+                os.rename(self.at(step), going)
+                shutil.rmtree(going)
 
-    def publish(self, step: int) -> Path:
-        """RUN/model from a checkpoint, replacing an earlier one."""
-        temporary, target = self.path / ".tmp-model", self.path / "model"
-        shutil.copytree(self.at(step), temporary, ignore=shutil.ignore_patterns("training.pt"))
-        if target.exists():
-            shutil.rmtree(target)
-        os.rename(temporary, target)
-        return target
+    def publish(self, step: int) -> None:
+        """RUN/model from a checkpoint, in place of an earlier one. Raises TrainingError as `save` does."""
+        temporary = self.path / ".tmp-model"
+        with whole_or_not(temporary, self.model, "model/"):
+            shutil.copytree(self.at(step), temporary, ignore=shutil.ignore_patterns("training.pt"))
+            if self.model.exists():
+                shutil.rmtree(self.model)
 
     def cut(self, step: int) -> None:
         """Forget the lines of metrics.jsonl and bad_samples.jsonl past a step; a half-written last line goes too."""
         for path in (self.metrics, self.bad_samples):
             if path.exists():
-                kept = [line for line in path.read_text().splitlines() if line_step(line) <= step]
                 temporary = path.with_suffix(".tmp")
-                temporary.write_text("".join(f"{line}\n" for line in kept))
+                with open(path, "rb") as old, open(temporary, "wb") as new:
+                    new.writelines(line for line in old if line.endswith(b"\n") and line_step(line) <= step)
                 os.replace(temporary, path)
+
+
+@contextmanager
+def whole_or_not(temporary: Path, target: Path, what: str) -> Iterator[None]:
+    """What the block writes into `temporary` becomes `target` once all of it is on the disk; else nothing is left."""
+    try:
+        yield
+        for path in [*temporary.iterdir(), temporary]:
+            flush(path)
+        os.rename(temporary, target)
+        flush(target.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, (OSError, RuntimeError, SafetensorError)):  # what the writers make of a full disk
+            raise TrainingError(f"{what} was not written: {reason(error)}; the earlier checkpoints stand") from error
+        raise
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def let_go_after_fork(lock: IO[str]) -> None:
+    """A loader's workers outlive a killed run for some seconds; they must not hold its lock for it."""
+    os.register_at_fork(after_in_child=lock.close)
 
 
 def checkpoint_steps(run: Path) -> list[int]:
@@ -102,21 +137,22 @@ def checkpoint_steps(run: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def line_step(line: str) -> float:
+def line_step(line: bytes) -> float:
     try:
         return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return float("inf")
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The training state of a checkpoint folder. Raises ValueError where it is missing or not whole."""
+    path = checkpoint / "training.pt"
     try:
-        return torch.load(checkpoint / "training.pt", map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ValueError(f"{checkpoint} has no training.pt: a model folder cannot be resumed, start from it with --init") from None
+        raise ValueError(f"{path} is missing: a model folder alone is not resumed, start from it with --init") from None
     except Exception as error:  # torch and zipfile raise many kinds for a damaged file
-        raise ValueError(f"{checkpoint / 'training.pt'} cannot be read ({type(error).__name__}): it is damaged") from error
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}): it is damaged") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""AdamW over named parameters, and its learning rate as a pure function of the step."""
+"""AdamW over named parameters, its learning rate as a pure function of the step, and the precision of a step."""
 
 import math
 
@@ -46,3 +46,10 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
+
+
+def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of autocast for TrainConfig.precision, or None for float32."""
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]

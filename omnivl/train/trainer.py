@@ -1,14 +1,17 @@
-"""The training loop, read as a story: plan, forward, check, backward, step, record, save.
+"""The training loop, read as a story: plan, forward, backward, check, step, record, save.
 
-All that a run is stands in `Trainer.state()`: weights and the task's copies and banks, optimiser, scaler, position. Random
-numbers of a step are keyed by (seed, step, rank), so that resuming needs no generator's state, and data are keyed by the
-step (`omnivl.data.loader`). The trainer names no task and no medium.
+All that a run is stands in `Trainer.state()`: weights, the task's copies and banks, optimiser, scaler, position. Random
+numbers of a step are keyed by (seed, step, rank), so resuming needs no generator's state; data are keyed by the step
+(`omnivl.data.loader`). Ranks decide together: whether to stop, to go on or to give up is agreed before each step, so
+none waits for one that has left. The trainer names no task and no medium.
 """
 
-import signal
+import itertools
+import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +21,18 @@ import torch
 from omnivl import distributed
 from omnivl.config import RunConfig, StageConfig
 from omnivl.data.sample import Batch
-from omnivl.tasks.base import Losses, Task
+from omnivl.tasks.base import Task
 from omnivl.train.checkpoint import RunFolder, SaveModel, read_state
-from omnivl.train.optim import build_optimizer, learning_rate, set_learning_rate
+from omnivl.train.measure import check_finite, measure
+from omnivl.train.optim import autocast_type, build_optimizer, learning_rate, set_learning_rate
+from omnivl.train.stopping import Stopped, StopRequest, TrainingError, reason
 from omnivl.train.tracker import Tracker
 
+__all__ = ["Stage", "Stopped", "Trainer", "TrainingError"]
 
-class Stopped(Exception):
-    """Training was asked to stop by a signal and has saved its state."""
+log = logging.getLogger(__name__)
 
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}; its state is saved")
-        self.signum = signum
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on: the message is one sentence."""
+SMALLEST_SCALE = 1e-4  # of fp16 gradients: one that still overflows here is not finite at all
 
 
 @dataclass
@@ -66,165 +65,199 @@ class Trainer:
     ) -> None:
         self.config, self.make_stage, self.save_model = config, make_stage, save_model
         self.folder, self.device = folder, device
-        self.total = sum(stage.train.steps for stage in config.stages)
+        self.ends = list(itertools.accumulate(stage.train.steps for stage in config.stages))
         self.step = 0  # finished, over all stages
-        self.bad = 0
-        self.seen = 0
+        self.seen = self.bad = 0  # samples
         self.first_bad: list[str] = []
         self.seconds = 0.0
         self.best: tuple[float, int] | None = None  # (value, step) of the selection metric
-        self.stop_signal = 0
+        self.tracker: Tracker | None = None
+        self.stop = StopRequest()
+        self.trouble: Exception | None = None  # of this rank, told to the others before the next step
 
     # --- the story ---------------------------------------------------------------------------------------------------
 
     def train(self, resume: Path | None = None) -> None:
-        """Train to the end, from a checkpoint folder if given. Raises Stopped or TrainingError, with the state saved."""
+        """Train to the end, from a checkpoint folder if given.
+
+        Raises Stopped, with the state saved, where a signal asks for it; TrainingError where it cannot go on.
+        """
         state = read_state(resume) if resume else None
-        first_stage = state["stage"] if state else 0
+        first = 0
         if state:
             self.restore(state)
-        tracker = Tracker(self.folder.path, self.total, self.step) if self.folder else None
-        try:
-            with self.signals():
-                for number in range(first_stage, len(self.config.stages)):
-                    self.run_stage(number, state if number == first_stage else None, tracker)
-        finally:
-            if tracker:
-                tracker.close()
+            first = state["stage"]
+            if self.step == self.ends[first]:  # a stage that is over is not built again
+                first, state = first + 1, None
+        if first == len(self.config.stages):
+            log.info("this run is finished: its %d steps are done", self.step)
+            if self.folder and self.folder.model.exists():
+                return
+        with ExitStack() as stack:
+            if self.folder:
+                self.tracker = stack.enter_context(closing(Tracker(self.folder.path, self.ends[-1], self.step)))
+            stack.enter_context(self.stop.listening())
+            for number in range(first, len(self.config.stages)):
+                self.run_stage(number, state if number == first else None)
         if self.folder:
             self.folder.publish(self.best[1] if self.best else self.step)
 
-    def run_stage(self, number: int, state: dict[str, Any] | None, tracker: Tracker | None) -> None:
-        stage = self.make_stage(number)
-        config = stage.config
-        before = sum(earlier.train.steps for earlier in self.config.stages[:number])
-        self.number, self.stage = number, stage
-        stage.task.to(self.device).train()
-        self.module = distributed.wrap(stage.task)
-        self.optimizer = build_optimizer(stage.task, config.optim, stage.task.slow_names())
-        precision = self.precision(config)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == torch.float16)
-        if state:
-            self.restore_stage(state)
-        batches = stage.batches(self.step - before, config.train.steps)
-        for batch in batches:
-            started = time.monotonic()
+    def run_stage(self, number: int, state: dict[str, Any] | None) -> None:
+        """The steps of one stage, from its beginning or from a saved state."""
+        self.begin_stage(number, state)
+        config = self.stage.config
+        before = self.ends[number] - config.train.steps
+        batches = iter(self.stage.batches(self.step - before, config.train.steps))
+        started = time.monotonic()
+        while (batch := self.next_batch(batches)) is not None:
             step = self.step - before  # of the stage, from 0
             rate = learning_rate(config.optim, step, config.train.steps)
             set_learning_rate(self.optimizer, rate)
-            losses, norm = self.optimise(batch.to(self.device), step, precision)
+            measured = self.optimise(batch.to(self.device), step)
             self.step += 1
-            record = self.record(losses, batch, rate, norm, time.monotonic() - started)
-            if tracker:
-                tracker.step(record, record.pop("new_bad"))
-            self.check_bad_samples(config)
-            finished = step + 1 == config.train.steps
-            self.validate(stage, finished, tracker)
+            self.record(measured, batch, rate, time.monotonic() - started)
+            self.check_bad_samples()
+            step, finished = step + 1, self.step == self.ends[number]
+            every = config.train.validate_every
+            if every and (finished or step % every == 0):
+                self.validate()
             every = config.train.checkpoint_every
-            if finished or self.stop_signal or (every and (step + 1) % every == 0):
+            if finished or (every and step % every == 0):
                 self.save()
-            if self.stop_signal and self.step < self.total:
-                raise Stopped(self.stop_signal, self.step)
+            started = time.monotonic()
 
-    def optimise(self, batch: Batch, step: int, precision: torch.dtype | None) -> tuple[list[Losses], float]:
+    def begin_stage(self, number: int, state: dict[str, Any] | None) -> None:
+        """Build the stage's task, optimiser and scaler; then its first step, or the state of one that was stopped."""
+        self.number, self.stage = number, self.make_stage(number)
+        config, task = self.stage.config, self.stage.task
+        task.to(self.device)
+        if not state:
+            task.begin_stage()
+        task.train()
+        self.optimizer = build_optimizer(task, config.optim, task.slow_names())
+        self.precision = autocast_type(config.train.precision, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        if state:
+            self.restore_stage(state)
+        if config.train.compile:
+            for part in task.compiled_parts():
+                part.compile()
+        self.module = distributed.wrap(task)
+
+    def next_batch(self, batches: Iterator[Batch]) -> Batch | None:
+        """The next step's batch; None where the stage is over. What stops one rank stops all of them here."""
+        batch, error = None, self.trouble
+        if not self.stop.signum and not error:
+            try:
+                batch = next(batches, None)
+            except Exception as caught:  # raised below, when the other ranks know
+                error = caught
+        # a loader's workers die of the signal that stops us: no fault of theirs
+        failed = error is not None and not self.stop.signum
+        signum, failures = distributed.max_over_ranks([self.stop.signum, failed])
+        if not signum and not failures:
+            return batch
+        self.save()
+        if signum:
+            raise Stopped(int(signum), self.step)
+        if error is None:
+            raise TrainingError(f"another process could not go on after step {self.step}; its own message says why")
+        if isinstance(error, (ValueError, OSError, RuntimeError)):
+            raise TrainingError(f"training stopped after step {self.step}: {reason(error)}") from error
+        raise error
+
+    def optimise(self, batch: Batch, step: int) -> dict[str, Any]:
         """Forward, backward and one optimiser step; gradients accumulate over micro-batches.
 
         Under fp16 a step whose gradients overflow is done again at a lower scale, so that neither the schedule nor the
         data run ahead of the weights.
         """
-        config = self.stage.config
+        config, task = self.stage.config, self.stage.task
         parts = batch.split(config.train.accumulate)
         while True:
-            torch.manual_seed(step_seed(self.config.seed, self.step, distributed.rank()))
+            torch.manual_seed(hash((self.config.seed, self.step, distributed.rank())) & 0x7FFF_FFFF_FFFF_FFFF)
             self.optimizer.zero_grad(set_to_none=True)
-            self.stage.task.begin_step()
+            task.begin_step()
             losses = []
             for micro, part in enumerate(parts):
                 with distributed.no_sync(self.module, unless=micro == len(parts) - 1):
-                    with torch.autocast(self.device.type, precision or torch.bfloat16, enabled=precision is not None):
+                    with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
                         losses.append(self.module(part, step, micro))
-                    self.check_finite(losses[-1], batch)
                     self.scaler.scale(losses[-1].total / len(parts)).backward()
             self.scaler.unscale_(self.optimizer)
-            limit = config.optim.clip or float("inf")
-            norm = torch.nn.utils.clip_grad_norm_(self.stage.task.parameters(), limit, foreach=True)
-            if not torch.isfinite(norm) and not self.scaler.is_enabled():
-                raise TrainingError(f"the gradient is {float(norm)} at step {self.step + 1}: a lower optim.lr may help")
-            self.scaler.step(self.optimizer)
-            scale = self.scaler.get_scale()
-            self.scaler.update()
-            if not self.scaler.is_enabled() or self.scaler.get_scale() >= scale:
+            norm = torch.nn.utils.clip_grad_norm_(task.parameters(), config.optim.clip or math.inf, foreach=True)
+            measured = measure(losses, norm, batch)
+            check_finite(measured, batch, self.step + 1, overflow_allowed=self.scaler.is_enabled())
+            if self.take_step():
                 break
-            if scale < 1e-4:
-                raise TrainingError(f"the gradient overflows at any scale at step {self.step + 1}")
-        self.stage.task.after_step(step)
-        return losses, float(norm)
+        task.after_step(step)
+        return measured
 
-    def check_finite(self, losses: Losses, batch: Batch) -> None:
-        if not torch.isfinite(losses.total):
-            wrong = ", ".join(f"{name} is {float(value)}" for name, value in losses.parts.items() if not torch.isfinite(value))
-            raise TrainingError(
-                f"the loss is not finite at step {self.step + 1}: {wrong or 'the total'} (samples {', '.join(batch.keys[:3])}, ...); "
-                "the weights before it are kept in the last checkpoint"
-            )
+    def take_step(self) -> bool:
+        """The optimiser's step. False where fp16 gradients overflowed: then only their scale has changed."""
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.get_scale() >= scale:
+            return True
+        if scale < SMALLEST_SCALE:
+            raise TrainingError(f"the gradient overflows fp16 at any scale at step {self.step + 1}: use bf16 or fp32")
+        return False
 
-    def record(self, losses: list[Losses], batch: Batch, rate: float, norm: float, seconds: float) -> dict[str, Any]:
-        """The line of metrics.jsonl: means over micro-batches and ranks."""
-        parts = {name: sum(float(each.parts[name]) for each in losses) / len(losses) for name in losses[0].parts}
-        total = sum(float(each.total.detach()) for each in losses) / len(losses)
-        sums = {name: [sum(float(each.sums[name][i]) for each in losses) for i in (0, 1)] for name in losses[0].sums}
-        world = distributed.world_size()
-        flat = [total / world, *(value / world for value in parts.values()), *(v for pair in sums.values() for v in pair)]
-        flat += [float(self.stop_signal), float(len(batch)), float(len(batch.bad))]
-        flat = distributed.sum_over_ranks(flat, self.device)
-        self.stop_signal = int(flat[-3] > 0) and (self.stop_signal or signal.SIGTERM)
-        self.seen, self.bad = self.seen + int(flat[-2]), self.bad + int(flat[-1])
-        new_bad = [item for items in distributed.gather_objects(batch.bad) for item in items] if flat[-1] else []
-        self.first_bad += [reason for _, reason in new_bad][: 5 - len(self.first_bad)]
+    # --- between steps -----------------------------------------------------------------------------------------------
+
+    def record(self, measured: dict[str, Any], batch: Batch, rate: float, seconds: float) -> None:
+        """Count the step's samples; write its line of metrics.jsonl, and name its bad samples."""
+        samples, bad = measured.pop("samples"), measured.pop("bad")
+        new_bad = [item for items in distributed.gather_objects(batch.bad) for item in items] if bad else []
+        self.seen, self.bad = self.seen + samples, self.bad + bad
+        self.first_bad += [why for _, why in new_bad][: 5 - len(self.first_bad)]
         self.seconds += seconds
-        means = iter(flat[1:])
-        named = {name: next(means) for name in parts}
-        named |= {name: next(means) / max(1.0, next(means)) for name in sums}
-        return {
+        line = {
             "step": self.step,
             "stage": self.stage.config.name,
             "medium": batch.medium,
             "seconds": round(self.seconds, 3),
-            "loss": flat[0],
-            **named,
+            **measured,
             "lr": rate,
-            "gradient_norm": norm,
-            "samples_per_second": round(flat[-2] / max(seconds, 1e-9), 1),
+            "samples_per_second": round(samples / max(seconds, 1e-9), 1),
             "bad_samples": self.bad,
-            "new_bad": new_bad,
         }
+        if self.tracker:
+            try:
+                self.tracker.step(line, new_bad)
+            except OSError as error:  # a full disk
+                self.trouble = error
 
-    def check_bad_samples(self, config: StageConfig) -> None:
-        if self.bad >= 10 and self.bad > config.data.max_bad_share * self.seen:
+    def check_bad_samples(self) -> None:
+        share = self.stage.config.data.max_bad_share
+        if self.bad >= 10 and self.bad > share * self.seen:
+            self.save()
             raise TrainingError(
-                f"{self.bad} of {self.seen} samples could not be read, more than data.max_bad_share "
-                f"({config.data.max_bad_share:g}); the first: {'; '.join(self.first_bad)}"
+                f"{self.bad} of {self.seen} samples could not be read, more than data.max_bad_share ({share:g}); "
+                f"the first: {'; '.join(self.first_bad)}"
             )
 
-    def validate(self, stage: Stage, finished: bool, tracker: Tracker | None) -> None:
-        every, metric = stage.config.train.validate_every, stage.config.train.select
-        if stage.validate is None or not every or not (finished or self.step % every == 0):
-            return
-        stage.task.eval()
-        values = stage.validate()
-        stage.task.train()
-        if tracker:
-            tracker.say(f"validation after step {self.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in values.items()))
-        if metric:
-            if metric not in values:
-                raise TrainingError(f"train.select is {metric!r}, validation gives {', '.join(values)}")
-            if self.best is None or values[metric] > self.best[0]:
-                self.best = (values[metric], self.step)
-                self.save()
+    def validate(self) -> None:
+        """Measure the validation split; keep the checkpoint of the best step where the recipe names a metric."""
+        assert self.stage.validate
+        metric = self.stage.config.train.select
+        self.stage.task.eval()
+        values = self.stage.validate()
+        self.stage.task.train()
+        if self.tracker:
+            numbers = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+            self.tracker.say(f"validation after step {self.step}: {numbers}")
+        if metric and metric not in values:
+            raise TrainingError(f"train.select is {metric!r}, validation gives {', '.join(values)}")
+        if metric and math.isfinite(values[metric]) and (self.best is None or values[metric] > self.best[0]):
+            self.best = (float(values[metric]), self.step)
+            self.save()
 
     # --- its state ---------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
+        """All that a run is, beside the model's weights, which the checkpoint's model folder holds."""
         task = {name: value for name, value in self.stage.task.state_dict().items() if not name.startswith("model.")}
         return {
             "stage": self.number,
@@ -250,46 +283,19 @@ class Trainer:
                 "the data are not those of the checkpoint (sources, their sizes, weights, batch size or seed changed); "
                 "resume with the same ones, or start a new run with --init"
             )
-        missing, unexpected = self.stage.task.load_state_dict(state["task"], strict=False)  # the model is loaded already
+        # the model is loaded already
+        missing, unexpected = self.stage.task.load_state_dict(state["task"], strict=False)
         assert not unexpected and all(name.startswith("model.") for name in missing)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
 
     def save(self) -> None:
-        if self.folder:
-            try:
+        """A checkpoint of the present step; before the first there is nothing to save. An error is every rank's."""
+
+        def write() -> None:
+            if self.folder:
                 self.folder.save(self.step, self.save_model, self.state())
-            except OSError as error:
-                raise TrainingError(f"the checkpoint of step {self.step} was not written: {error.strerror}; the earlier ones stand") from error
-            self.folder.prune(self.stage.config.train.keep_checkpoints, self.best[1] if self.best else None)
-        distributed.barrier()
+                self.folder.prune(self.stage.config.train.keep_checkpoints, self.best[1] if self.best else None)
 
-    def precision(self, config: StageConfig) -> torch.dtype | None:
-        """The type of autocast, or None for float32."""
-        chosen = config.train.precision
-        if chosen == "auto":
-            chosen = "bf16" if self.device.type == "cuda" else "fp32"
-        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[chosen]
-
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM ends training after the step in hand; a second Ctrl-C ends it at once."""
-
-        def note(signum: int, frame: Any) -> None:
-            if self.stop_signal and signum == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.stop_signal = signum
-
-        try:
-            earlier = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: whoever runs us there handles signals
-            earlier = {}
-        try:
-            yield
-        finally:
-            for signum, handler in earlier.items():
-                signal.signal(signum, handler)
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    return hash((seed, step, rank)) & 0x7FFF_FFFF_FFFF_FFFF
+        if self.step:
+            distributed.main_first(write)

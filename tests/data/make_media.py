@@ -4,6 +4,7 @@
 """
 
 import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -141,11 +142,87 @@ def write_sound(path: Path, cover: bool = False) -> Path:
     return path
 
 
-def write_gif(path: Path, frames: np.ndarray, delays: Sequence[int], **options: Any) -> Path:
+def animation(path: Path, frames: np.ndarray, delays: Sequence[int], **options: Any) -> Path:
     """An animated picture (GIF, WebP, PNG, AVIF by its extension) with delays in milliseconds."""
     first, *rest = [Image.fromarray(frame) for frame in frames]
     first.save(path, save_all=True, append_images=rest, duration=list(delays), **options)
     return path
+
+
+def png(width: int, height: int, depth: int, colours: int, rows: bytes, **chunks: bytes) -> bytes:
+    """A PNG of one colour type (0 grey, 2 RGB, 3 palette, 4 grey + alpha, 6 RGBA) from packed rows; `chunks` such as
+    PLTE and tRNS stand before the pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    size = len(rows) // height
+    filtered = b"".join(b"\0" + rows[y * size : (y + 1) * size] for y in range(height))
+    head = struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0)
+    body = b"".join(chunk(name.encode(), data) for name, data in chunks.items())
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + body
+        + chunk(b"IDAT", zlib.compress(filtered))
+        + chunk(b"IEND", b"")
+    )
+
+
+def tiff(
+    bits: int,
+    photometric: int,
+    data: bytes,
+    *,
+    width: int = 2,
+    samples: int = 1,
+    extra: int = -1,
+    sample_format: int = 0,
+    order: str = "<",
+) -> bytes:
+    """A TIFF of one row, uncompressed. `photometric` 0: white is zero, 1: grey, 2: RGB; `extra`: what a further sample
+    is (1 premultiplied alpha, 2 alpha); `order` "<" or ">"."""
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 0, 277: samples, 278: 1, 279: len(data)}
+    tags |= {338: extra} if extra >= 0 else {}
+    tags |= {339: sample_format} if sample_format else {}
+    ends = 8 + 2 + 12 * len(tags) + 4
+    depths = struct.pack(f"{order}{samples}H", *[bits] * samples)
+    outside = depths if samples > 2 else b""
+    table = struct.pack(f"{order}H", len(tags))
+    for tag, value in sorted(tags.items()):
+        long = tag in (273, 279)
+        content = struct.pack(f"{order}I" if long else f"{order}HH", *([value] if long else [value, 0]))
+        if tag == 258:
+            content = struct.pack(f"{order}I", ends) if outside else depths.ljust(4, b"\0")
+        if tag == 273:
+            content = struct.pack(f"{order}I", ends + len(outside))
+        count = samples if tag == 258 else 1
+        table += struct.pack(f"{order}HHI", tag, 4 if long else 3, count) + content
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
+    return head + table + bytes(4) + outside + data
+
+
+def gif(
+    canvas: tuple[int, int],
+    patches: Sequence[tuple[Any, ...]],
+    colours: bytes,
+    *,
+    clear: int = -1,
+    disposal: int = 0,
+    delay: int = 10,
+) -> bytes:
+    """A GIF of patches (place, size, indices[, own colours]) without compression; `delay` in hundredths of a second.
+    Colours are at most four."""
+    out = b"GIF89a" + struct.pack("<HHBBB", *canvas, 0x81, 0, 0) + colours.ljust(12, b"\0")
+    for place, size, indices, *own in patches:
+        out += b"\x21\xf9\x04" + struct.pack("<BHBB", disposal << 2 | (clear >= 0), delay, max(clear, 0), 0)
+        out += b"\x2c" + struct.pack("<HHHHB", *place, *size, 0x81 if own else 0)
+        out += b"".join(own).ljust(12, b"\0") if own else b""
+        bits = "".join(f"{code:03b}"[::-1] for index in indices for code in (4, index)) + "101"  # 4: start over, 5: end
+        data = int(bits[::-1], 2).to_bytes((len(bits) + 7) // 8, "little")
+        chunks = [data[at : at + 255] for at in range(0, len(data), 255)]
+        out += b"\x02" + b"".join(bytes([len(chunk)]) + chunk for chunk in chunks) + b"\0"
+    return out + b";"
 
 
 def damage(path: Path, start: float, stop: float, seed: int = 0) -> Path:
