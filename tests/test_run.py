@@ -1,0 +1,139 @@
+"""Whole runs, small: the demo's road from nothing to a report, the paradigms, and the examples."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import omnivl
+from omnivl import presets
+from omnivl.cli import apply_overrides, main
+from omnivl.config import RunConfig
+from omnivl.run import check, finish, train
+from omnivl.train.checkpoint import checkpoint_steps
+from tests.helpers import mini_folder, moving_gif, picture
+
+ROOT = Path(__file__).parent.parent
+SHORT = [
+    "--train.steps",
+    "3",
+    "--data.batch_size",
+    "8",
+    "--task.bank_size",
+    "16",
+    "--optim.warmup_steps",
+    "0",
+    "--model.vision.image_size",
+    "32",
+    "--model.vision.width",
+    "32",
+    "--model.vision.layers",
+    "1",
+    "--model.vision.heads",
+    "2",
+    "--model.vision.mlp_width",
+    "64",
+    "--model.text.width",
+    "32",
+    "--model.text.layers",
+    "1",
+    "--model.text.heads",
+    "2",
+    "--model.text.mlp_width",
+    "64",
+    "--evaluation.num_items",
+    "12",
+]
+
+
+def short(recipe: str, *words: str) -> RunConfig:
+    config = apply_overrides(presets.RECIPES[recipe](), [*SHORT, *words])
+    videos = [
+        replace(s, data=replace(s.data, video_batch_size=8 * (s.data.video_batch_size > 0))) for s in config.stages
+    ]
+    return replace(config, stages=tuple(videos))
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_demo_leaves_a_model_results_and_a_report(tmp_path: Path) -> None:
+    config = short("demo")
+    out = tmp_path / "run"
+    train(config, out, device="cpu")
+    finish(config, out, "cpu")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 10))
+    assert [line["stage"] for line in lines] == ["language"] * 3 + ["images"] * 3 + ["joint"] * 3
+    assert checkpoint_steps(out)[-1] == 9
+    results = json.loads((out / "results.json").read_text())
+    assert set(results) == {"omnivl", "commit", "config", "seed", "machine", "seconds", "results"}
+    metrics = {(row["settings"]["medium"], row["metric"]) for row in results["results"]}
+    for wanted in (
+        *(("image", name) for name in ("t2i_r1", "i2t_r10", "top1", "exact", "token_f1")),
+        *(("video", name) for name in ("t2v_r1", "v2t_median_rank", "sibling_t2v", "sibling_v2t", "reverse")),
+        *(("video", name) for name in ("match_reverse", "match_sibling_t2v", "motion_word", "mean_per_class")),
+    ):
+        assert wanted in metrics
+    assert all(row["split"] == "test" for row in results["results"])
+    assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
+    model = omnivl.load(out / "model", device="cpu")
+    assert model.embed(picture(tmp_path / "a.png")).shape == (64,)
+
+
+@pytest.mark.parametrize("name", sorted(set(presets.RECIPES)))
+def test_every_recipe_is_whole_and_passes_its_own_check_once_it_has_data(name: str) -> None:
+    config = presets.RECIPES[name]()
+    if any(not stage.data.sources for stage in config.stages):
+        config = apply_overrides(config, ["--data.sources", "world:"])
+    check(config)
+    assert config.recipe == name
+
+
+@pytest.mark.parametrize("name", ["video_only", "image_then_video"])
+def test_paradigms_without_images_or_with_videos_alone_run(name: str, tmp_path: Path) -> None:
+    train(short(name, "--train.steps", "1"), tmp_path / "run", device="cpu")
+    media = [json.loads(line)["medium"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert media == {"video_only": ["text", "video"], "image_then_video": ["text", "image", "video"]}[name]
+
+
+def test_validation_chooses_the_best_step_for_the_model_folder(tmp_path: Path) -> None:
+    words = ["--train.steps", "4", "--train.validate_every", "1", "--train.select", "t2i_r1", "--optim.lr", "0.01"]
+    config = short("image_only", *words)
+    config = replace(config, stages=config.stages[1:])
+    train(config, tmp_path / "run", device="cpu")
+    run = tmp_path / "run"
+    published = (run / "model" / "model.safetensors").read_bytes()
+    same = [
+        s for s in checkpoint_steps(run) if (run / f"checkpoints/step-{s}/model.safetensors").read_bytes() == published
+    ]
+    assert len(same) == 1, "model/ is one of the kept checkpoints"
+
+
+def test_the_demo_refuses_a_folder_of_another_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "demo", "seed": 5}))
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "another run" in capsys.readouterr().err
+
+
+def test_the_examples_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for example in (ROOT / "examples").glob("*.py"):
+        assert len(example.read_text().splitlines()) <= 60
+    image, clip = picture(tmp_path / "a.png"), moving_gif(tmp_path / "b.gif")
+    load(ROOT / "examples" / "describe.py").main(str(mini_folder(tmp_path / "model")), str(image), str(clip))
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(8):
+        picture(pictures / f"{i}.png", i)
+        (pictures / f"{i}.txt").write_text(f"picture number {i}")
+    load(ROOT / "examples" / "pretrain_from_folder.py").main(str(pictures), str(tmp_path / "out"), "1")
+    assert (tmp_path / "out" / "images" / "model" / "model.safetensors").exists()
