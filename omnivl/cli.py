@@ -36,8 +36,8 @@ NO_MODEL = (
 )
 
 
-# threads that wait for work should sleep: spinning ones starve each other as soon as another program wants a core
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# threads that wait for work should soon sleep: by default they spin, and starve each other when others use the machine
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

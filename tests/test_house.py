@@ -64,7 +64,7 @@ ROOMS: dict[str, set[str]] = {
         "inference",
         "data",
         "model",
-        "train.trainer",
+        "train.stopping",
     },
     "__main__": {"cli"},
     "__init__": {"inference"},

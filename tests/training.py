@@ -20,7 +20,7 @@ from omnivl.config import (
     VisionConfig,
 )
 from omnivl.data.sample import Batch
-from omnivl.model import OmniVL
+from omnivl.model import OmniVL, save_weights
 from omnivl.tasks.pretrain import PretrainTask, TextTask
 from omnivl.train.checkpoint import RunFolder
 from omnivl.train.trainer import Stage, Trainer
@@ -106,7 +106,9 @@ class TinyRun:
             self.checkpoint = self.folder.at(self.folder.steps()[-1])
         self.model = OmniVL.from_folder(self.checkpoint) if self.checkpoint else tiny_model(model)
         self.alter = alter
-        self.trainer = Trainer(self.config, self.stage, self.model.save, self.folder, torch.device("cpu"))
+        self.trainer = Trainer(
+            self.config, self.stage, lambda to: save_weights(self.model, to), self.folder, torch.device("cpu")
+        )
 
     def stage(self, number: int) -> Stage:
         config = self.config.stages[number]
