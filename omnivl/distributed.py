@@ -65,6 +65,7 @@ def process_group(device: str = "auto") -> Iterator[torch.device]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if local.type == "cuda" else "gloo")
     try:
         yield local
+        dist.barrier()  # a rank that leaves first would break the connections of one that is still at work
     finally:
         dist.destroy_process_group()
 

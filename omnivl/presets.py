@@ -155,7 +155,9 @@ def second_stage() -> StageConfig:
 
 def pretrain_language() -> RunConfig:
     """A language from captions alone, for a model that starts from nothing. Give --data.sources."""
-    stage = changed(language(20_000), data={"sources": (), "weights": (), "num_workers": 2}, train={"checkpoint_every": 1000})
+    stage = changed(
+        language(20_000), data={"sources": (), "weights": (), "num_workers": 2}, train={"checkpoint_every": 1000}
+    )
     return RunConfig(recipe="pretrain_language", model=MODELS["base"], stages=(stage,))
 
 
