@@ -45,7 +45,7 @@ test: lint
 test-long: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long || [ $$? -eq 5 ] # 5: there is none
 
-bench: $(VENV)/.installed-test
+
 	set -e; for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file; done
 
 clean:

@@ -23,8 +23,8 @@ Targets = Tensor | Sequence[Iterable[int]]
 def recall_at_k(scores: Tensor, targets: Targets, ks: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
     """Share of queries with at least one of their own items among the best K, for each K; ties share.
 
-    scores (Q, G), higher is better; targets (Q, G) bool, or for each query the indices of its own items. K may exceed G.
-    Raises ValueError for no queries, NaN scores, a query without an item of its own, or K under 1.
+    scores (Q, G), higher is better; targets (Q, G) bool, or for each query the indices of its own items. K may exceed
+    G. Raises ValueError for no queries, NaN scores, a query without an item of its own, or K under 1.
     """
     before, tied, own = places(scores, targets)
     if smaller := [k for k in ks if k < 1]:
@@ -42,7 +42,8 @@ def median_rank(scores: Tensor, targets: Targets) -> float:
 
 
 def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
-    """Share of samples whose class is among the best k. scores (N, C), labels (N,) int64; ties share, k may exceed C."""
+    """Share of samples whose class is among the best k. scores (N, C), labels (N,) int64; ties share, k may exceed
+    C."""
     return recall_at_k(scores, labels[:, None].tolist(), (k,))[k]
 
 
@@ -76,7 +77,8 @@ def own_items(scores: Tensor, targets: Targets) -> Tensor:
     if isinstance(targets, Tensor):
         if targets.shape != scores.shape or targets.dtype != torch.bool:
             raise ValueError(
-                f"targets must be bool of the scores' shape {tuple(scores.shape)}, got {targets.dtype} {tuple(targets.shape)}"
+                f"targets must be bool of the scores' shape {tuple(scores.shape)}, "
+                f"got {targets.dtype} {tuple(targets.shape)}"
             )
         return targets.to(scores.device)
     if len(targets) != len(scores):
@@ -130,7 +132,8 @@ def mean_of_best(
     references: Sequence[str | Sequence[str]],
     score: Callable[[list[str], list[str]], float],
 ) -> float:
-    """Mean over the predictions of the best score against their references. Raises ValueError for none, or unequal counts."""
+    """Mean over the predictions of the best score against their references. Raises ValueError for none, or unequal
+    counts."""
     if len(predictions) != len(references) or not predictions:
         raise ValueError(
             f"there are {len(predictions)} predictions and references for {len(references)}; want as many, not 0"

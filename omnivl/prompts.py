@@ -1,4 +1,5 @@
-"""The words that stand around a name: one table of templates that turn a label into a text, and what a caption starts with.
+"""The words that stand around a name: one table of templates that turn a label into a text, and what a caption starts
+with.
 
 Label data takes part in the contrastive loss with a prompt filled with the class name (paper, section 3.2, where CLIP's
 and ActionCLIP's habit is followed); the templates below are ours. `{}` is the name; an "a" right before it becomes
@@ -55,7 +56,8 @@ def label_prompts(medium: str) -> tuple[str, ...]:
 
 
 def fill(template: str, name: str) -> str:
-    """The template with the name in it, underscores read as spaces: ("a photo of a {}.", "ice_cream") -> "... an ice cream.".
+    """The template with the name in it, underscores read as spaces: ("a photo of a {}.", "ice_cream") -> "... an ice
+    cream.".
 
     Raises ValueError for a template without {}.
     """
@@ -77,6 +79,7 @@ def starts_with_vowel(name: str) -> bool:
 
 
 def draw_prompt(name: str, medium: str, rng: np.random.Generator, templates: tuple[str, ...] = ()) -> str:
-    """One text for a label, from a template that the generator draws: one of `templates`, or of the table where none."""
+    """One text for a label, from a template that the generator draws: one of `templates`, or of the table where
+    none."""
     templates = templates or label_prompts(medium)
     return fill(templates[int(rng.integers(len(templates)))], name)

@@ -2,8 +2,9 @@
 
 The text side starts from BERT (paper, section 3.1), so a text becomes `[CLS] pieces [SEP]`. `[DEC]` starts what the
 generation decoder writes and `[ENC]` what the alignment decoder reads; they stand after the base vocabulary, which for
-BERT's 30,522 entries makes them 30522 and 30523, as in BLIP's checkpoints. The work is done by the library `tokenizers`.
-Axes: B texts, L tokens. This room knows no model: putting `[ENC]` or `[DEC]` where `[CLS]` stands is a task's business.
+BERT's 30,522 entries makes them 30522 and 30523, as in BLIP's checkpoints. The work is done by the library
+`tokenizers`. Axes: B texts, L tokens. This room knows no model: putting `[ENC]` or `[DEC]` where `[CLS]` stands is a
+task's business.
 """
 
 import json
@@ -20,7 +21,8 @@ import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
-# Read by the library at each use. Loader workers fork after the first, where its threads would warn and turn off anyway.
+# Read by the library at each use. Loader workers fork after the first, where its threads would warn and turn off
+# anyway.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 BASE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -48,7 +50,8 @@ class Tokenizer:
         ids = {token: number for number, token in enumerate(vocab)}
         if missing := [token for token in BASE_SPECIALS if token not in ids]:
             raise ValueError(
-                f"this vocabulary of {len(vocab)} tokens lacks {', '.join(missing)}: give a BERT vocab.txt, one token a line"
+                f"this vocabulary of {len(vocab)} tokens lacks {', '.join(missing)}: "
+                "give a BERT vocab.txt, one token a line"
             )
         if len(ids) != len(vocab):
             twice = next(token for token, count in Counter(vocab).items() if count > 1)
@@ -68,7 +71,8 @@ class Tokenizer:
 
     @classmethod
     def from_vocab(cls, path: Path | str) -> "Tokenizer":
-        """From a vocab.txt: one token a line, its id is the line's number from 0. Raises FileNotFoundError, ValueError."""
+        """From a vocab.txt: one token a line, its id is the line's number from 0. Raises FileNotFoundError,
+        ValueError."""
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such vocabulary file; give a BERT vocab.txt")
@@ -144,7 +148,8 @@ class Tokenizer:
         return cls(sorted(ids, key=ids.__getitem__))
 
     def save(self, folder: Path | str) -> None:
-        """Write vocab.txt, tokenizer.json and tokenizer_config.json, which transformers' BertTokenizer reads as well."""
+        """Write vocab.txt, tokenizer.json and tokenizer_config.json, which transformers' BertTokenizer reads as
+        well."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in self.vocab), encoding="utf-8", newline="\n")

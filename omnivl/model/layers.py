@@ -154,8 +154,8 @@ def drop_path_scale(x: Tensor, rate: float) -> Tensor:
 def linear(inputs: int, outputs: int) -> nn.Linear:
     """A linear layer from nothing: weights normal with deviation 0.02, biases zero (BERT, ViT).
 
-    Fewer inputs than the 768 that this deviation was made for get larger weights *(ours)*: else a narrow network passes on
-    so little of a picture that contrast stays at chance.
+    Fewer inputs than the 768 that this deviation was made for get larger weights *(ours)*: else a narrow network passes
+    on so little of a picture that contrast stays at chance.
     """
     layer = nn.Linear(inputs, outputs)
     nn.init.normal_(layer.weight, std=0.02 * max(1.0, (768 / inputs) ** 0.5))

@@ -1,4 +1,5 @@
-"""Pretraining on the mini benchmark: the tiny model from nothing, language first, then drawings, then drawings and clips.
+"""Pretraining on the mini benchmark: the tiny model from nothing, language first, then drawings, then drawings and
+clips.
 
     omnivl train studies/mini/recipes.py:pretrain --out runs/pretrain_mini
 

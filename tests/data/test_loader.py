@@ -3,6 +3,7 @@ replacements."""
 
 from collections import Counter
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_groups_fill_adjacent_slots_and_every_member_comes_once_an_epoch() -> No
         ({"media": "text"}, 1, "no source has any captions"),
     ],
 )
-def test_plans_that_cannot_be_kept_are_refused(changes: dict[str, object], world: int, told: str) -> None:
+def test_plans_that_cannot_be_kept_are_refused(changes: dict[str, Any], world: int, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         plan(world=world, **changes)
 
