@@ -5,14 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 DECLARED := pyproject.toml constraints.txt
 
-.PHONY: help demo test test-long bench lint clean
+.PHONY: help demo test test-long lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       pretrain the tiny model on the built-in world, evaluate it, write the report"
 	@echo "make test       lint and the test suite"
 	@echo "make test-long  what takes longer"
-	@echo "make bench      speed, each against a peer"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make clean      remove .venv and caches, never runs/"
 
@@ -44,9 +43,6 @@ test: lint
 
 test-long: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long || [ $$? -eq 5 ] # 5: there is none
-
-
-	set -e; for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
