@@ -139,7 +139,7 @@ class Pipeline:
                 frames = np.asarray(read_image(media))[None]
             else:
                 clip = read_video(media, vision.num_frames)
-                frames, times = clip.frames, clip.times
+                frames, times = clip.frames, tuple(round(seconds, 6) for seconds in clip.times)
         elif isinstance(media, Image.Image):
             frames = np.asarray(shown(media))[None]
         elif isinstance(media, np.ndarray):
