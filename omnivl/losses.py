@@ -91,7 +91,7 @@ def lm_loss(logits: Tensor, ids: Tensor, target_mask: Tensor, *, label_smoothing
     """Language modelling: cross-entropy of each token given those before it, summed over a row's targets.
 
     Args:
-        logits: (B, L, V), position i predicting token i + 1.
+        logits: (B, L, V), position i predicting token i + 1; or (M, V), of the positions that predict a target alone.
         ids: (B, L) starting with [DEC].
         target_mask: (B, L), 1 where the token is to be predicted: neither padding nor prompt; position 0 is ignored.
         label_smoothing: 0 when scoring.
@@ -101,9 +101,9 @@ def lm_loss(logits: Tensor, ids: Tensor, target_mask: Tensor, *, label_smoothing
     """
     wanted = target_mask[:, 1:].bool()
     rows = wanted.nonzero()[:, 0]
-    losses = F.cross_entropy(
-        logits[:, :-1][wanted].float(), ids[:, 1:][wanted], reduction="none", label_smoothing=label_smoothing
-    )
+    if logits.dim() == 3:
+        logits = logits[:, :-1][wanted]
+    losses = F.cross_entropy(logits.float(), ids[:, 1:][wanted], reduction="none", label_smoothing=label_smoothing)
     return losses.new_zeros(len(ids)).index_add(0, rows, losses)
 
 

@@ -192,11 +192,10 @@ class Run:
         names = [source.name for source in sources]
         groups = [source.group_size for source in sources]
         seed = self.config.seed + 1000 * number
-        plan = Plan(data, seed, names, lengths, groups, rank=distributed.rank(), world=distributed.world_size())
+        ranks = {"rank": distributed.rank(), "world": distributed.world_size()}
+        plan = Plan(data, seed, names, lengths, groups, accumulate=config.train.accumulate, **ranks)
         ask = Ask.training(data, self.model.config)
         planned = PlannedBatches(sources, ask, self.tokenizer, seed, data.max_text_tokens, data.on_bad_sample)
-        if data.media in ("video", "both") and self.model.visual.is_silent():
-            self.model.visual.start_video_from_image()  # images may have moved on since it was built
         torch.manual_seed(seed)  # of the task's own new heads
 
         def batches(first: int, last: int) -> Iterable[Batch]:

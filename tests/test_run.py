@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -137,3 +138,23 @@ def test_the_examples_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
         (pictures / f"{i}.txt").write_text(f"picture number {i}")
     load(ROOT / "examples" / "pretrain_from_folder.py").main(str(pictures), str(tmp_path / "out"), "1")
     assert (tmp_path / "out" / "images" / "model" / "model.safetensors").exists()
+
+
+def test_a_joint_stage_resumed_before_its_first_clip_equals_the_uninterrupted_run(tmp_path: Path) -> None:
+    """The temporal part is derived from image weights once, when the stage begins; a resumed stage must not do it again
+    from weights that have moved on."""
+    words = ["--seed", "4", "--train.steps", "5", "--train.checkpoint_every", "1", "--train.keep_checkpoints", "99"]
+    config = short("decoupled_joint", *words)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train(config, whole, device="cpu")
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["medium"] for line in lines[10:12]] == ["image", "image"] and "video" in {
+        x["medium"] for x in lines[12:]
+    }
+    shutil.copytree(whole, resumed)
+    for step in range(12, 16):
+        shutil.rmtree(resumed / f"checkpoints/step-{step}")
+    train(config, resumed, device="cpu", resume=True)
+    for step in range(12, 16):
+        file = f"checkpoints/step-{step}/model.safetensors"
+        assert (resumed / file).read_bytes() == (whole / file).read_bytes(), step

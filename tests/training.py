@@ -22,7 +22,7 @@ from omnivl.config import (
 from omnivl.data.sample import Batch
 from omnivl.model import OmniVL, save_weights
 from omnivl.tasks.pretrain import PretrainTask, TextTask
-from omnivl.train.checkpoint import RunFolder
+from omnivl.train.checkpoint import RunFolder, checkpoint_steps
 from omnivl.train.trainer import Stage, Trainer
 
 PAD, CLS, SEP, ENC, DEC, MASK, WORDS, VOCABULARY = 0, 1, 2, 3, 4, 5, 6, 40
@@ -65,7 +65,8 @@ def rank_part(batch: Batch, micros: int = 1) -> Batch:
     longest = int(mask.sum(1).max())
     pixels = None if batch.pixels is None else batch.pixels[rows]
     keys = [batch.keys[i] for i in rows.tolist()]
-    return Batch(batch.medium, pixels, batch.ids[rows, :longest], mask[:, :longest], batch.labels[rows], keys)
+    bad = batch.bad[rank::world]
+    return Batch(batch.medium, pixels, batch.ids[rows, :longest], mask[:, :longest], batch.labels[rows], keys, bad)
 
 
 def pretrain_task(model: OmniVL, config: TaskConfig = TASK, seed: int = 0) -> PretrainTask:
@@ -102,8 +103,8 @@ class TinyRun:
         self.folder = RunFolder(folder) if folder and distributed.is_main() else None
         self.checkpoint: Path | None = None
         if resume:
-            assert folder and self.folder
-            self.checkpoint = self.folder.at(self.folder.steps()[-1])
+            assert folder
+            self.checkpoint = folder / f"checkpoints/step-{checkpoint_steps(folder)[-1]}"
         self.model = OmniVL.from_folder(self.checkpoint) if self.checkpoint else tiny_model(model)
         self.alter = alter
         self.trainer = Trainer(

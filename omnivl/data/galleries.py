@@ -47,7 +47,7 @@ def file_gallery(source: FileSource, split: str, medium: str, ask: Ask) -> Galle
         source.name,
         split,
         medium,
-        keys=[item.id or str(item.media) for item in items],
+        keys=[item.key for item in items],
         captions=[item.captions for item in items],
         labels=[item.label for item in items],
         read=lambda index: prepare(source.frames(medium, index, ask)[0], ask.image_size, ask.interpolation),

@@ -5,6 +5,7 @@ by its label key. Axes: B samples, T frames, C colours, H height, W width, L tok
 """
 
 import hashlib
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,10 @@ from torch import Tensor
 
 class BadSample(ValueError):
     """A sample that cannot be used. The message is one line: the file (or key) and the reason."""
+
+
+class LoadingError(ValueError):
+    """A batch cannot be made, whatever stands in for its bad samples. The message is one sentence."""
 
 
 @dataclass
@@ -75,11 +80,12 @@ class Batch:
 
 
 def label_key(text: str, label: str = "") -> int:
-    """The y of a sample: a signed 64-bit hash of "class:" + class name, or of the normalised text.
+    """The y of a sample: a signed 64-bit hash of "class:" + class name, or of the text in lower case, its accents
+    composed and its blanks made one.
 
     Streams need no index of classes, and two samples with the same text are positives of each other (method, ours).
     """
-    name = f"class:{label}" if label else " ".join(text.lower().split())
+    name = unicodedata.normalize("NFC", f"class:{label}" if label else " ".join(text.lower().split()))
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
 
@@ -88,18 +94,27 @@ def collate(samples: Sequence[Sample], medium: str, tokenizer: Any, max_tokens: 
     ids, mask = tokenizer([sample.text for sample in samples], max_tokens=max_tokens)
     pixels = None
     if medium != "text":
-        stacked = np.stack([sample.pixels for sample in samples if sample.pixels is not None])  # (B, T, H, W, C)
-        pixels = torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 1, 4, 2, 3)))
+        frames = [sample.pixels for sample in samples if sample.pixels is not None]
+        assert len(frames) == len(samples), f"a {medium} sample came without pixels"
+        pixels = stacked(frames)
     labels = torch.tensor([label_key(sample.text, sample.label) for sample in samples])
     bad = [item for sample in samples for item in sample.bad]
     return Batch(medium, pixels, ids, mask, labels, [sample.key for sample in samples], bad)
+
+
+def stacked(frames: Sequence[np.ndarray]) -> Tensor:
+    """Arrays (T, H, W, C) uint8 of one shape as one tensor (B, T, C, H, W)."""
+    t, h, w, c = frames[0].shape
+    out = np.empty((len(frames), t, c, h, w), np.uint8)
+    return torch.from_numpy(np.stack([each.transpose(0, 3, 1, 2) for each in frames], out=out))
 
 
 @dataclass
 class Gallery:
     """An evaluation set of one medium: every item once, in order, its media read when asked for.
 
-    An item that cannot be read is listed in `bad` (key, reason) and stays in the denominator: nothing can find it.
+    An item that cannot be read is listed once in `bad` (key, reason), however often the gallery is gone through, and
+    stays in the denominator: nothing can find it. `read` may be a local function: a gallery stays in its process.
     """
 
     name: str  # of the data set
@@ -124,6 +139,7 @@ class Gallery:
                     frames.append(self.read(index))
                     kept.append(index)
                 except BadSample as error:
-                    self.bad.append((self.keys[index], str(error)))
+                    bad = (self.keys[index], str(error))
+                    self.bad += [] if bad in self.bad else [bad]
             if kept:
-                yield kept, torch.from_numpy(np.ascontiguousarray(np.stack(frames).transpose(0, 1, 4, 2, 3)))
+                yield kept, stacked(frames)

@@ -2,25 +2,42 @@
 
 A source says how many samples it has of each medium and hands out one by number, with random numbers given from
 outside: the same numbers give the same sample. It raises `BadSample` for one that cannot be read; what then happens is
-the loader's business.
+the loader's business. This room knows no step, no rank and no model.
 """
 
+import errno
 import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from omnivl.config import DataConfig, ModelConfig
 from omnivl.data import shapes, world
 from omnivl.data.annotations import FORMATS, Annotations, Item
-from omnivl.data.media import kind, read_image, read_video, resolve
+from omnivl.data.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind, read_image, read_video, resolve
 from omnivl.data.sample import BadSample, Sample
 from omnivl.data.transforms import augment
 from omnivl.prompts import draw_prompt, fill, label_prompts
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
+
+FEW = 9  # bad files that a source may have whatever their share
+PASSING = frozenset(  # errors of a disk or network that may be over a moment later
+    getattr(errno, name)
+    for name in (
+        *("EIO", "EAGAIN", "EINTR", "EBUSY", "ETIMEDOUT", "ESTALE", "EREMOTEIO", "EPROTO", "ENETDOWN", "ENETUNREACH"),
+        *("ENETRESET", "ECONNRESET", "ECONNABORTED", "ECONNREFUSED", "EHOSTDOWN", "EHOSTUNREACH", "ENFILE", "EMFILE"),
+    )
+    if hasattr(errno, name)
+)
+WAITS = (0.1, 0.5, 2.0)  # seconds before reading again
 
 
 @dataclass(frozen=True)
@@ -60,32 +77,38 @@ class Source(Protocol):
     group_size: int  # neighbours that belong together: 1, or clips of one scene
 
     def length(self, medium: str) -> int:
-        """Samples of "image", "video" or "text" (captions alone)."""
+        """Samples of "image", "video" or "text" (captions alone; of label data, its prompted class names)."""
         ...
 
-    def read(self, medium: str, index: int, rng: np.random.Generator, ask: Ask) -> Sample: ...
+    def read(self, medium: str, index: int, rng: np.random.Generator, ask: Ask) -> Sample:
+        """Sample `index` of `length(medium)`. Raises BadSample where it cannot be read."""
+        ...
 
     def texts(self, limit: int) -> list[str]:
-        """Captions, for learning a vocabulary."""
+        """Texts that training may show, for learning a vocabulary."""
         ...
 
 
 class WorldSource:
-    """`world:` captions, or `world:labels` class names alone, of the rendered world."""
+    """`world:` captions, or `world:labels` class names alone, of the rendered world.
 
-    def __init__(self, annotations: str, split: str, group_size: int) -> None:
+    Its pictures are drawn at the size asked for and never augmented: a crop would make place and size untrue.
+    """
+
+    def __init__(self, annotations: str, split: str, group_size: int, prompts: tuple[str, ...] = ()) -> None:
         if annotations not in ("", "labels"):
             raise ValueError(f"world:{annotations} does not exist: write world: or world:labels")
         if split not in world.SPLITS:
             raise ValueError(f"the world has no split {split!r}: choose {', '.join(world.SPLITS)}")
+        if not 1 <= group_size <= len(world.MOTIONS):
+            raise ValueError(
+                f"data.group_size is {group_size}, but the world has {len(world.MOTIONS)} motions of a scene: "
+                f"choose 1 to {len(world.MOTIONS)}"
+            )
         self.name = f"world:{annotations}"
         self.as_labels = annotations == "labels"
-        self.split = split
-        self.group_size = group_size
-        named = (("image", shapes.SHAPES), ("video", world.MOTIONS))
-        self.prompts = [
-            fill(prompt, name) for medium, names in named for name in names for prompt in label_prompts(medium)
-        ]
+        self.split, self.group_size, self.prompts = split, group_size, prompts
+        self.named = prompted(shapes.SHAPES, "image", prompts) + prompted(world.MOTIONS, "video", prompts)
 
     def length(self, medium: str) -> int:
         if medium == "text":
@@ -94,64 +117,76 @@ class WorldSource:
 
     def read(self, medium: str, index: int, rng: np.random.Generator, ask: Ask) -> Sample:
         if medium == "text":
-            if self.as_labels:
-                return Sample(None, self.prompts[index % len(self.prompts)])
-            return Sample(None, world.train_text(self.split, index, rng))
+            named = self.named[index % len(self.named)]
+            return Sample(None, named if self.as_labels else world.train_text(self.split, index, rng))
         item = world.train_item(
             self.split, medium, index, rng, num_frames=ask.num_frames, size=ask.image_size, group_size=self.group_size
         )
         if self.as_labels:
-            return Sample(item.frames, draw_prompt(item.label, medium, rng), item.label, item.key)
+            return Sample(item.frames, draw_prompt(item.label, medium, rng, self.prompts), item.label, item.key)
         return Sample(item.frames, item.caption, key=item.key)
 
     def texts(self, limit: int) -> list[str]:
-        return (self.prompts if self.as_labels else world.all_captions(self.split))[:limit]
+        return (self.named if self.as_labels else world.all_captions(self.split))[:limit]
 
 
 class FileSource:
-    """Annotated pictures and clips on disk. Every file is looked at once: missing ones are an error at the start."""
+    """Annotated pictures and clips on disk.
+
+    Every file is looked at once. Those that are missing or no media are named in a warning and stay in their place, so
+    that training replaces and evaluation counts them; too many of them (over `data.max_bad_share` and more than a few,
+    or most) are an error at the start. Items of which nothing is said, as rows with a question alone, are left out.
+    """
 
     group_size = 1
 
-    def __init__(self, name: str, annotations: Annotations, prompts: tuple[str, ...] = ()) -> None:
-        self.name = name
-        self.prompts = prompts
-        self.labels = annotations.labels
-        self.bad: list[tuple[str, str]] = []  # files that are there but are no media, known before the start
-        self.by_medium: dict[str, list[Item]] = {"image": [], "video": []}
-        missing: list[str] = []
-        usable = [item for item in annotations.items if item.captions or item.label]
-        if len(usable) < len(annotations.items):
-            annotations.dropped["neither caption nor label"] = len(annotations.items) - len(usable)
-        for item in usable:
-            path = resolve(item.media)
-            if not path.exists():
-                missing.append(str(item.media))
-                continue
+    def __init__(self, name: str, annotations: Annotations, data: DataConfig) -> None:
+        self.name, self.prompts, self.labels = name, data.prompts, annotations.labels
+        items = [item for item in annotations.items if item.captions or item.label]
+        left_out = Counter(annotations.dropped)
+        left_out["items without caption or label"] += len(annotations.items) - len(items)
+        if not items:
+            raise ValueError(f'{name} has no captions and no labels: its rows need "caption" or "label"')
+        for reason, count in left_out.items():
+            if count:
+                log.warning("%s: left out: %d %s", name, count, reason)
+        media: list[str] = []  # of each item, "" where it cannot be read
+        bad: list[str] = []
+        for item in items:
             try:
-                medium = "video" if item.start is not None or item.end is not None else kind(path)
+                media.append(medium_of(item))
             except BadSample as error:
-                self.bad.append((str(item.media), str(error)))
-                medium = "image"  # counted and replaced when its turn comes, like any other that cannot be read
-            self.by_medium[medium].append(Item(path, item.captions, item.label, item.id, item.start, item.end))
-        if missing:
-            named = ", ".join(missing[:3])
-            raise ValueError(
-                f"{name}: {len(missing)} of {len(usable)} media files are missing ({named}"
-                f"{', ...' if len(missing) > 3 else ''}); mend the paths or say where they start with --data.root"
-            )
-        for reason, count in annotations.dropped.items():
-            log.warning("%s: %d rows dropped: %s", name, count, reason)
-        if not usable:
-            raise ValueError(f"{name} holds no items with a caption or a label")
-        self.all_captions = [caption for item in usable for caption in item.captions]
+                media.append("")
+                bad.append(str(error))
+        self._judge(bad, len(items), data)
+        readable = Counter(filter(None, media))
+        self.by_medium: dict[str, list[Item]] = {"image": [], "video": []}
+        for item, medium in zip(items, media, strict=True):
+            self.by_medium[medium or likely_medium(item, readable)].append(item)
+        self.named = [
+            text
+            for medium, own in self.by_medium.items()
+            if own
+            for text in prompted(self.labels, medium, self.prompts)
+        ]
+        self.all_texts = [caption for item in items for caption in item.captions] or self.named
+
+    def _judge(self, bad: list[str], total: int, data: DataConfig) -> None:
+        if not bad:
+            return
+        told = f"{self.name}: {len(bad)} of {total} media files are missing or cannot be read"
+        named = "; ".join(bad[:3]) + ("; ..." if len(bad) > 3 else "")
+        allowed = max(data.max_bad_share * total, min(FEW, total // 2)) if data.on_bad_sample == "replace" else 0
+        if len(bad) > allowed or len(bad) == total:
+            raise ValueError(f"{told} ({named}); mend the paths, or say where they start with --root (--data.root)")
+        log.warning("%s (training replaces them, evaluation counts them): %s", told, named)
 
     def length(self, medium: str) -> int:
-        return len(self.all_captions) if medium == "text" else len(self.by_medium[medium])
+        return len(self.all_texts) if medium == "text" else len(self.by_medium[medium])
 
     def read(self, medium: str, index: int, rng: np.random.Generator, ask: Ask) -> Sample:
         if medium == "text":
-            return Sample(None, self.all_captions[index])
+            return Sample(None, self.all_texts[index])
         item = self.by_medium[medium][index]
         frames, times = self.frames(medium, index, ask)
         # an item with captions and a label is text data; a label alone becomes a text through a prompt
@@ -159,19 +194,59 @@ class FileSource:
             text, label = item.captions[int(rng.integers(len(item.captions)))], ""
         else:
             text, label = draw_prompt(item.label, medium, rng, self.prompts), item.label
-        return Sample(ask.fit(frames, text, rng), text, label, item.id or str(item.media), times)
+        return Sample(ask.fit(frames, text, rng), text, label, item.key, times)
 
     def frames(self, medium: str, index: int, ask: Ask) -> tuple[np.ndarray, tuple[float, ...]]:
-        """An item's frames (T, H, W, 3) as they are, and their times in seconds."""
+        """An item's frames (T, H, W, 3) as they are, and their times in seconds. Raises BadSample."""
         item = self.by_medium[medium][index]
         if medium == "image":
-            return np.asarray(read_image(item.media))[None], ()
-        clip = read_video(item.media, ask.num_frames, item.start, item.end)
+            return np.asarray(patiently(item, lambda: read_image(item.media)))[None], ()
+        clip = patiently(item, lambda: read_video(item.media, ask.num_frames, item.start, item.end))
         return clip.frames, clip.times
 
     def texts(self, limit: int) -> list[str]:
-        names = [draw_prompt(label, "image", np.random.default_rng(0), self.prompts) for label in self.labels]
-        return (self.all_captions + names)[:limit]
+        return list(dict.fromkeys(self.named + self.all_texts))[:limit]
+
+
+def prompted(names: Iterable[str], medium: str, prompts: Sequence[str]) -> list[str]:
+    """Every class name in every prompt."""
+    return [fill(prompt, name) for name in names for prompt in prompts or label_prompts(medium)]
+
+
+def medium_of(item: Item) -> str:
+    """What an item's file is, by its content: a span of it, or a folder of numbered pictures, is a video.
+
+    Raises BadSample where it is missing, or no media.
+    """
+    if resolve(item.media).is_dir():
+        return "video"
+    found = patiently(item, lambda: kind(item.media))
+    return found if item.start is None and item.end is None else "video"
+
+
+def likely_medium(item: Item, readable: Counter[str]) -> str:
+    """What a file that cannot be read was meant to be: as its name says, if others that can be read are that too."""
+    extension = item.media.suffix.lower()
+    if item.start is not None or item.end is not None or extension in VIDEO_EXTENSIONS:
+        named = "video"
+    else:
+        named = "image" if extension in IMAGE_EXTENSIONS else ""
+    return named if readable[named] else readable.most_common(1)[0][0]
+
+
+def patiently(item: Item, read: Callable[[], T]) -> T:
+    """What `read` gives; tried again where a disk or network failed for a moment. Raises BadSample."""
+    for wait in (*WAITS, None):
+        try:
+            return read()
+        except (BadSample, OSError) as error:
+            cause = error.__cause__ if isinstance(error, BadSample) else error
+            if wait is None or not (isinstance(cause, OSError) and cause.errno in PASSING):
+                if isinstance(error, BadSample):
+                    raise
+                raise BadSample(f"{item.media}: cannot be read ({error.strerror or error})") from error
+        time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
 
 
 def open_source(spec: str, data: DataConfig) -> Source:
@@ -180,6 +255,8 @@ def open_source(spec: str, data: DataConfig) -> Source:
     if not colon or name not in (*FORMATS, "world"):
         raise ValueError(f"{spec!r} is not a data source: write FORMAT:FILE, FORMAT one of world, {', '.join(FORMATS)}")
     if name == "world":
-        return WorldSource(annotations, data.split, data.group_size)
+        return WorldSource(annotations, data.split, data.group_size, data.prompts)
+    if not annotations:
+        raise ValueError(f"{spec!r} names no file: write {name}:FILE")
     root = Path(data.root).expanduser() if data.root else None
-    return FileSource(spec, FORMATS[name](Path(annotations).expanduser(), root, data.split), data.prompts)
+    return FileSource(spec, FORMATS[name](Path(annotations).expanduser(), root, data.split), data)

@@ -33,6 +33,11 @@ def starting_with(ids: Tensor, first: int) -> Tensor:
     return ids
 
 
+def chosen(context: CrossKV, rows: Tensor, size: int) -> CrossKV:
+    """Some rows of `size`, in order; no copy where they are all of them."""
+    return context if len(rows) == size else context.select(rows)
+
+
 class PretrainTask(Task):
     """UniVLC, VLM and LM with momentum encoders and memory banks, for image and for video batches alike.
 
@@ -150,13 +155,18 @@ class PretrainTask(Task):
             wrong_context = self.model.cross_keys_values(all_tokens[wrong_visual])
         else:
             wrong_context = context.select(wrong_visual)
-        right = self.model.match(
-            starting_with(torch.cat([own_ids, all_ids[wrong_text]]), self.enc_id),
-            torch.cat([own_mask, all_mask[wrong_text]]),
-            context.select(rows.repeat(2)),
+        # a picture's own text and the wrong one are neighbours: both read its keys and values without a copy
+        two_ids, two_masks = (
+            torch.stack([own_ids, all_ids[wrong_text]], 1),
+            torch.stack([own_mask, all_mask[wrong_text]], 1),
+        )
+        two = self.model.match(
+            starting_with(two_ids.flatten(0, 1), self.enc_id),
+            two_masks.flatten(0, 1),
+            chosen(context, rows, len(batch)),
         )
         wrong = self.model.match(starting_with(own_ids, self.enc_id), own_mask, wrong_context)
-        logits = torch.cat([right, wrong])
+        logits = torch.cat([two[::2], two[1::2], wrong])
         matched = (torch.arange(len(logits), device=logits.device) < len(rows)).long()
         loss = vlm_loss(logits, matched).sum() * counted
         correct = (logits.detach().argmax(1) == matched).sum() * counted
@@ -167,7 +177,8 @@ class PretrainTask(Task):
         config = self.config
         rows, counted = self.rows(batch, config.video_lm_share if batch.medium == "video" else config.lm_share, step)
         ids, mask = starting_with(batch.ids[rows], self.dec_id), batch.mask[rows]
-        logits = self.model.decode(ids, mask, context.select(rows))
+        states = self.model.decode_states(ids, mask, chosen(context, rows, len(batch)))
+        logits = self.model.lm_logits(states[:, :-1][mask[:, 1:].bool()])  # padding needs no word
         loss = lm_loss(logits, ids, mask, label_smoothing=config.label_smoothing)
         return distributed.share(loss.sum() * counted, mask[:, 1:].sum() * counted)
 

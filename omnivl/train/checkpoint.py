@@ -74,7 +74,8 @@ class RunFolder:
         temporary = self.checkpoints / f".tmp-step-{step}"
         with whole_or_not(temporary, self.at(step), f"the checkpoint of step {step}"):
             save_model(temporary)
-            torch.save(state, temporary / "training.pt")
+            with open(temporary / "training.pt", "wb") as file:  # a file of Python's, whose errors say what is wrong
+                torch.save(state, file)
 
     def prune(self, keep: int, best: int | None) -> None:
         """Remove all but the `keep` latest checkpoints and the best one."""

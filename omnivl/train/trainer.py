@@ -82,8 +82,7 @@ class Trainer:
 
         Raises Stopped, with the state saved, where a signal asks for it; TrainingError where it cannot go on.
         """
-        state = read_state(resume) if resume else None
-        first = 0
+        state, first = read_state(resume) if resume else None, 0
         if state:
             self.restore(state)
             first = state["stage"]
@@ -105,9 +104,9 @@ class Trainer:
     def run_stage(self, number: int, state: dict[str, Any] | None) -> None:
         """The steps of one stage, from its beginning or from a saved state."""
         self.begin_stage(number, state)
-        config = self.stage.config
-        before = self.ends[number] - config.train.steps
+        config, before = self.stage.config, self.ends[number] - self.stage.config.train.steps
         batches = iter(self.stage.batches(self.step - before, config.train.steps))
+        self.stop.mind_workers()
         started = time.monotonic()
         while (batch := self.next_batch(batches)) is not None:
             step = self.step - before  # of the stage, from 0
@@ -149,10 +148,11 @@ class Trainer:
         batch, error = None, self.trouble
         if not self.stop.signum and not error:
             try:
-                batch = next(batches, None)
+                with self.stop.reading_batches():
+                    batch = next(batches, None)
             except Exception as caught:  # raised below, when the other ranks know
                 error = caught
-        # a loader's workers die of the signal that stops us: no fault of theirs
+        # the loader's workers may have died of the signal that stops us: no fault of theirs
         failed = error is not None and not self.stop.signum
         signum, failures = distributed.max_over_ranks([self.stop.signum, failed])
         if not signum and not failures:
@@ -230,8 +230,7 @@ class Trainer:
                 self.trouble = error
 
     def check_bad_samples(self) -> None:
-        share = self.stage.config.data.max_bad_share
-        if self.bad >= 10 and self.bad > share * self.seen:
+        if self.bad >= 10 and self.bad > (share := self.stage.config.data.max_bad_share) * self.seen:
             self.save()
             raise TrainingError(
                 f"{self.bad} of {self.seen} samples could not be read, more than data.max_bad_share ({share:g}); "

@@ -1,8 +1,17 @@
-"""The plan against a plain loop that counts, and the loader's promises: exact resume, equal ranks, honest
-replacements."""
+"""The loader's promises: exact resume whatever the workers, honest replacements, and an end that leaves nothing
+behind."""
 
-from collections import Counter
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,45 +19,54 @@ import pytest
 import torch
 
 from omnivl.config import DataConfig
-from omnivl.data.loader import ATTEMPTS, CYCLE, STEP_CYCLE, Key, Plan, PlannedBatches, training_loader
-from omnivl.data.sample import BadSample, Batch, Sample
-from omnivl.data.sources import Ask
-from tests.helpers import mini_model
+from omnivl.data import loader as loaders
+from omnivl.data.loader import ATTEMPTS, PlannedBatches, training_loader
+from omnivl.data.plan import Key, Plan
+from omnivl.data.sample import BadSample, Batch, LoadingError, Sample
+from omnivl.data.sources import Ask, FileSource, open_source
+from tests.data.test_annotations import manifest
+from tests.helpers import mini_model, moving_gif, picture
 
-NAMES = ["a", "b"]
-LENGTHS = [{"image": 30, "video": 12}, {"image": 10, "video": 0}]
 ASK = Ask(32, 4, "bicubic")
+TOKENIZER = mini_model()[1]
+SIZES = {"image": 20, "video": 6}
 
 
 class Numbers:
-    """A source whose samples tell their number; those in `broken` cannot be read."""
+    """A source whose samples tell their number; those in `broken` cannot be read, that of `hangs` never comes."""
 
     group_size = 1
 
-    def __init__(self, name: str = "numbers", length: int = 20, broken: tuple[int, ...] = ()) -> None:
-        self.name, self.count, self.broken = name, length, broken
+    def __init__(self, name: str = "numbers", broken: tuple[int, ...] = (), hangs: int = -1) -> None:
+        self.name, self.broken, self.hangs = name, broken, hangs
 
     def length(self, medium: str) -> int:
-        return self.count
+        return SIZES[medium]
 
     def read(self, medium: str, index: int, rng: np.random.Generator, ask: Ask) -> Sample:
         if index in self.broken:
             raise BadSample(f"{self.name}/{index}.jpg: broken")
+        if index == self.hangs:
+            time.sleep(3600)
         pixels = np.full((1 if medium == "image" else 4, 32, 32, 3), index, np.uint8)
-        pixels[0, 0, 0, 0] = rng.integers(255)
-        return Sample(pixels, f"text {index}", key=f"{self.name}/{index}")
+        pixels[0, 0, :4, 0] = rng.integers(255, size=4)
+        return Sample(pixels, f"text {index}", f"class {index}" if index % 2 else "", f"{self.name}/{index}")
 
     def texts(self, limit: int) -> list[str]:
         return []
 
 
-def plan(*, rank: int = 0, world: int = 1, seed: int = 3, **changes: object) -> Plan:
-    data = DataConfig(sources=("x:a", "x:b"), **{"batch_size": 8, "video_share": 0.3, **changes})  # type: ignore[arg-type]
-    return Plan(data, seed, NAMES, LENGTHS, [1, 1], rank=rank, world=world)
+def planned(*sources: Numbers, on_bad: str = "replace", seed: int = 0) -> PlannedBatches:
+    return PlannedBatches(sources or (Numbers(),), ASK, TOKENIZER, seed, 40, on_bad)
 
 
-def planned(source: Numbers, on_bad: str = "replace", seed: int = 0) -> PlannedBatches:
-    return PlannedBatches([source], ASK, mini_model()[1], seed, 40, on_bad)
+def plan(**changes: Any) -> Plan:
+    data = DataConfig(**{"media": "both", "batch_size": 8, "video_batch_size": 4, **changes})
+    return Plan(data, 0, ["numbers"], [SIZES], [1])
+
+
+def images(*indices: int, epoch: int = 0, source: int = 0) -> list[Key]:
+    return [Key(source, "image", epoch, index) for index in indices]
 
 
 def numbers(batch: Batch) -> list[int]:
@@ -56,134 +74,255 @@ def numbers(batch: Batch) -> list[int]:
     return batch.pixels[:, 0, 0, 5, 5].tolist()
 
 
-def test_media_keep_their_exact_shares_and_nth_is_a_count() -> None:
-    a_plan = plan()
-    media = [a_plan.medium(step) for step in range(3 * STEP_CYCLE)]
-    for cycle in range(3):
-        assert Counter(media[cycle * STEP_CYCLE : (cycle + 1) * STEP_CYCLE]) == {"image": 70, "video": 30}
-    assert media[:STEP_CYCLE] != media[STEP_CYCLE : 2 * STEP_CYCLE], "each cycle is shuffled anew"
-    seen: Counter[str] = Counter()
-    for step, medium in enumerate(media):
-        assert a_plan._step(step) == (medium, seen[medium])
-        seen[medium] += 1
+def equal(one: Batch, other: Batch) -> bool:
+    assert one.pixels is not None and other.pixels is not None
+    pairs = ((one.pixels, other.pixels), (one.ids, other.ids), (one.mask, other.mask), (one.labels, other.labels))
+    same = all(torch.equal(*pair) for pair in pairs)
+    return same and (one.medium, one.keys, one.bad) == (other.medium, other.keys, other.bad)
 
 
-def test_sources_keep_their_shares_and_each_item_stands_once_an_epoch() -> None:
-    a_plan = plan(media="image")
-    keys = [key for step in range(CYCLE // 8) for key in a_plan.keys(step)]
-    assert Counter(key.source for key in keys) == {0: 7500, 1: 2500}
-    for source, length in ((0, 30), (1, 10)):
-        mine = [key for key in keys if key.source == source]
-        for epoch in range(3):
-            part = [key for key in mine if key.epoch == epoch]
-            assert part == mine[epoch * length : (epoch + 1) * length], "epochs follow each other"
-            assert sorted(key.index for key in part) == list(range(length))
-        orders = [[key.index for key in mine if key.epoch == epoch] for epoch in (0, 1)]
-        assert orders[0] != orders[1], "each epoch is shuffled anew"
-
-
-@pytest.mark.parametrize("world", [2, 4])
-def test_ranks_together_see_the_batch_of_one_process(world: int) -> None:
-    whole = plan()
-    ranks = [plan(rank=rank, world=world) for rank in range(world)]
-    for step in (0, 1, 17, 12_345):
-        assert [key for rank in ranks for key in rank.keys(step)] == whole.keys(step)
-        assert len({rank.medium(step) for rank in ranks}) == 1
-    assert len({rank.fingerprint() for rank in ranks} | {whole.fingerprint()}) == 1
-
-
-def test_groups_fill_adjacent_slots_and_every_member_comes_once_an_epoch() -> None:
-    data = DataConfig(sources=("x:a", "x:b"), media="video", batch_size=8)
-    a_plan = Plan(data, 0, NAMES, [{"video": 24}, {"video": 40}], [4, 1])
-    keys = [key for step in range(CYCLE // 2) for key in a_plan.keys(step)]
-    for first in range(0, len(keys), 4):
-        block = keys[first : first + 4]
-        assert len({key.source for key in block}) == 1
-        if block[0].source == 0:
-            assert [key.index - block[0].index for key in block] == [0, 1, 2, 3] and block[0].index % 4 == 0
-    for source, length in ((0, 24), (1, 40)):
-        epoch = [key.index for key in keys if key.source == source and key.epoch == 1]
-        assert sorted(epoch) == list(range(length))
-
-
-@pytest.mark.parametrize(
-    ("changes", "world", "told"),
-    [
-        ({"weights": (1.0, 1e-6)}, 1, "raise its weight"),
-        ({"weights": (1.0,)}, 1, "1 numbers for 2 sources"),
-        ({"weights": (1.0, -1.0)}, 1, "above 0"),
-        ({"batch_size": 9}, 2, "does not divide over 2 processes"),
-        ({"video_share": 0.0}, 1, "data.media"),
-        ({"media": "text"}, 1, "no source has any captions"),
-    ],
-)
-def test_plans_that_cannot_be_kept_are_refused(changes: dict[str, Any], world: int, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        plan(world=world, **changes)
-
-
-def test_mixing_temperature_raises_small_sources() -> None:
-    shares = [plan(media="image", mixing_temperature=t).counts["image"][1] / CYCLE for t in (1.0, 2.0, 1e9)]
-    np.testing.assert_allclose(shares, [0.25, 10**0.5 / (10**0.5 + 30**0.5), 0.5], atol=1e-3)
-
-
-def test_the_fingerprint_tells_another_plan() -> None:
-    prints = {
-        plan(**changes).fingerprint() for changes in ({}, {"seed": 4}, {"batch_size": 4}, {"weights": (1.0, 1.0)})
-    }
-    assert len(prints) == 4
+# --- the same batches, whoever makes them ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_resuming_at_any_step_gives_the_same_bits_with_any_number_of_workers(workers: int) -> None:
-    data = DataConfig(sources=("x:n",), media="image", batch_size=8)
-    a_plan = Plan(data, 0, ["numbers"], [{"image": 20}], [1])
-    batches = planned(Numbers())
-    whole = list(training_loader(a_plan, batches, 0, 8, 0))  # 64 samples: three epochs of 20
-    for first in (1, 3) if workers else (1, 2, 3, 7):
-        rest = list(training_loader(a_plan, batches, first, 8, workers))
-        assert len(rest) == 8 - first
-        for one, other in zip(rest, whole[first:], strict=True):
-            assert one.keys == other.keys and torch.equal(one.ids, other.ids)
-            assert one.pixels is not None and other.pixels is not None and torch.equal(one.pixels, other.pixels)
+    batches = planned(Numbers(broken=(3, 11)))
+    whole = [batches.batch(plan().keys(step)) for step in range(10)]  # over three epochs of both media
+    assert {batch.medium for batch in whole} == {"image", "video"} and any(batch.bad for batch in whole)
+    for first in (0, 3) if workers else (0, 1, 2, 5, 9):
+        rest = list(training_loader(plan(), batches, first, 10, workers))
+        assert len(rest) == 10 - first and all(map(equal, rest, whole[first:]))
 
 
-def test_iterating_draws_nothing_from_the_global_generator() -> None:
-    data = DataConfig(sources=("x:n",), media="image", batch_size=4)
-    loader = training_loader(Plan(data, 0, ["numbers"], [{"image": 20}], [1]), planned(Numbers()), 0, 2, 0)
-    torch.manual_seed(0)
-    expected = torch.rand(1)
-    torch.manual_seed(0)
-    list(islice(loader, 2))
-    assert torch.equal(torch.rand(1), expected)
+def test_workers_that_are_spawned_give_the_same_too() -> None:
+    wanted = planned().batch(plan().keys(0))
+    assert equal(pickle.loads(pickle.dumps(planned())).batch(plan().keys(0)), wanted)
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        (batch,) = training_loader(plan(), planned(), 0, 1, 1)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert equal(batch, wanted)
 
 
-def test_a_bad_sample_is_replaced_as_a_whole_counted_and_the_same_again() -> None:
-    batches = planned(Numbers(broken=(3, 4)))
-    first = batches[[Key(0, "image", 0, index) for index in (2, 3, 4, 5)]]
-    shown = numbers(first)
-    assert shown[0] == 2 and shown[3] == 5 and not {3, 4} & set(shown)
-    assert first.keys == [f"numbers/{number}" for number in shown], "media and key belong together"
-    tokenizer = mini_model()[1]
-    texts, _ = tokenizer([f"text {number}" for number in shown], max_tokens=40)
-    assert torch.equal(first.ids, texts), "media and text belong together"
-    assert [reason for _, reason in first.bad][:1] == ["numbers/3.jpg: broken"] and len(first.bad) >= 2
-    again = planned(Numbers(broken=(3, 4)))[[Key(0, "image", 0, index) for index in (2, 3, 4, 5)]]
-    assert torch.equal(again.ids, first.ids) and again.bad == first.bad
+def test_files_come_the_same_from_workers(tmp_path: Path) -> None:
+    for i in range(5):
+        picture(tmp_path / f"{i}.png", seed=i)
+        moving_gif(tmp_path / f"{i}.gif", seed=i)
+    rows = [{"media": f"{i}.{kind}", "caption": [f"a {i}", f"b {i}"]} for i in range(5) for kind in ("png", "gif")]
+    path = manifest(tmp_path, *rows, {"media": "gone.png", "caption": "x"})
+    data = DataConfig(batch_size=4, augment_ops=2)
+    source = open_source(f"manifest:{path}", data)
+    a_plan = Plan(data, 0, [source.name], [{m: source.length(m) for m in ("image", "video")}], [1])
+    batches = PlannedBatches([source], Ask(16, 2, "bicubic", 0.2, True, 2), TOKENIZER, 0, 40, "replace")
+    here, there = (list(training_loader(a_plan, batches, 0, 6, workers)) for workers in (0, 2))
+    assert all(map(equal, here, there))
+    bad = {reason for batch in here for _, reason in batch.bad}
+    assert len(bad) == 1 and "gone.png" in bad.pop()
 
 
-def test_bad_samples_can_be_raised_and_too_many_in_a_row_end_in_an_error() -> None:
-    with pytest.raises(BadSample, match=r"3.jpg"):
-        planned(Numbers(broken=(3,)), on_bad="raise")[[Key(0, "image", 0, 3)]]
-    with pytest.raises(ValueError, match=f"numbers: {ATTEMPTS + 1} samples in a row cannot be read"):
-        planned(Numbers(broken=tuple(range(20))))[[Key(0, "image", 0, 3)]]
+def test_loading_draws_nothing_from_the_global_generators() -> None:
+    def drawn() -> tuple[float, float]:
+        return float(torch.rand(())), float(np.random.rand())
+
+    for workers in (0, 1):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        expected = drawn()
+        torch.manual_seed(0)
+        np.random.seed(0)
+        list(training_loader(plan(), planned(), 0, 2, workers))
+        assert drawn() == expected
 
 
 def test_random_numbers_of_a_sample_do_not_depend_on_other_sources_or_neighbours() -> None:
-    alone = planned(Numbers())[[Key(0, "image", 2, 7)]]
-    both = PlannedBatches([Numbers("other"), Numbers()], ASK, mini_model()[1], 0, 40, "replace")
-    beside = both[[Key(0, "image", 0, 1), Key(1, "image", 2, 7)]]
-    other_epoch = planned(Numbers())[[Key(0, "image", 3, 7)]]
-    assert alone.pixels is not None and beside.pixels is not None and other_epoch.pixels is not None
-    assert torch.equal(alone.pixels[0], beside.pixels[1])
-    assert not torch.equal(alone.pixels, other_epoch.pixels)
+    alone = planned().batch(images(7, epoch=2)).pixels
+    beside = planned(Numbers("other"), Numbers()).batch([*images(1), *images(7, epoch=2, source=1)]).pixels
+    other_epoch = planned().batch(images(7, epoch=3)).pixels
+    other_seed = planned(seed=1).batch(images(7, epoch=2)).pixels
+    assert alone is not None and beside is not None and other_epoch is not None and other_seed is not None
+    assert torch.equal(alone[0], beside[1])
+    assert not torch.equal(alone, other_epoch) and not torch.equal(alone, other_seed)
+
+
+# --- bad samples -----------------------------------------------------------------------------------------------------
+
+
+def test_a_bad_sample_is_replaced_as_a_whole_counted_and_the_same_again() -> None:
+    keys = images(2, 3, 4, 5)
+    first = planned(Numbers(broken=(3, 4))).batch(keys)
+    shown = numbers(first)
+    assert shown[0] == 2 and shown[3] == 5 and not {3, 4} & set(shown)
+    good = planned().batch(images(*shown))  # media, text, label and key of each belong together
+    assert torch.equal(first.ids, good.ids) and torch.equal(first.labels, good.labels) and first.keys == good.keys
+    reasons = [reason for _, reason in first.bad]
+    assert {"numbers/3.jpg: broken", "numbers/4.jpg: broken"} == set(reasons)
+    assert {source for source, _ in first.bad} == {"numbers"}
+    assert equal(planned(Numbers(broken=(3, 4))).batch(keys), first)
+
+
+def test_what_replaces_depends_on_seed_epoch_and_index() -> None:
+    def shown(seed: int, epoch: int, *indices: int) -> list[int]:
+        return numbers(planned(Numbers(broken=(1, 2, 3)), seed=seed).batch(images(*indices, epoch=epoch)))
+
+    drawn = [shown(0, 0, 1, 2, 3), shown(1, 0, 1, 2, 3), shown(0, 1, 1, 2, 3)]
+    assert len(set(map(tuple, drawn))) == 3 and len(set(drawn[0])) > 1
+
+
+def test_samples_that_one_item_stands_in_for_are_augmented_differently(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "ATTEMPTS", 1000)
+    all_but_nine = tuple(i for i in range(20) if i != 9)
+    batch = planned(Numbers(broken=all_but_nine)).batch(images(*range(20)))
+    assert numbers(batch) == [9] * 20 and batch.pixels is not None
+    assert len({tuple(row) for row in batch.pixels[:, 0, 0, 0, :4].tolist()}) == 20
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_many_bad_samples_in_a_row_end_in_one_sentence(workers: int) -> None:
+    loader = training_loader(plan(), planned(Numbers(broken=tuple(range(20)))), 0, 3, workers)
+    with pytest.raises(LoadingError) as caught:
+        next(loader)
+    assert str(caught.value).startswith(f"numbers: {ATTEMPTS + 1} samples in a row cannot be read; the last: numbers/")
+    assert str(caught.value).endswith(".jpg: broken")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_samples_are_raised_where_none_are_to_be_replaced(workers: int) -> None:
+    batches = planned(Numbers(broken=tuple(range(20))), on_bad="raise")
+    with pytest.raises(BadSample, match=r"^numbers/\d+\.jpg: broken$"):
+        next(training_loader(plan(), batches, 0, 3, workers))
+
+
+# --- its end ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_hangs_is_an_error_and_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "TIMEOUT", 1)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    before = set(multiprocessing.active_children())
+    loader = training_loader(plan(media="image"), planned(Numbers(hangs=4)), 0, 9, 2)
+    with pytest.raises(
+        LoadingError, match=r"the samples of step \d did not come in 1 seconds: a file or disk may hang"
+    ):
+        list(loader)
+    assert set(multiprocessing.active_children()) == before
+
+
+def test_leaving_off_early_ends_the_workers() -> None:
+    before = set(multiprocessing.active_children())
+    loader = training_loader(plan(), planned(), 0, 100, 2)
+    assert len(list(islice(loader, 2))) == 2 and len(set(multiprocessing.active_children()) - before) == 2
+    del loader
+    assert set(multiprocessing.active_children()) == before
+
+
+SCRIPT = """
+import signal, sys
+from multiprocessing import active_children
+from tests.data.test_loader import Numbers, plan, planned
+from omnivl.data.loader import training_loader
+import torch
+
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
+mode = sys.argv[1]
+asked = []
+if mode == "note":
+    signal.signal(signal.SIGTERM, lambda signum, frame: asked.append(signum))
+pictures = plan(media="image")
+hangs = pictures.keys(1)[0].index if mode == "raise" else -1  # which is not in the first step
+batches = training_loader(pictures, planned(Numbers(hangs=hangs)), 0, 10**6, 2)
+try:
+    kept = next(batches)
+    print(*(child.pid for child in active_children()), flush=True)
+    if mode == "raise":
+        raise ValueError("as meant")
+    after = 0
+    for batch in batches:
+        after += bool(asked)
+        if after == 20:
+            break
+    print("finished", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@contextlib.contextmanager
+def running(mode: str) -> Iterator[tuple["subprocess.Popen[str]", list[int]]]:
+    """A process group that loads with two workers, and their process ids."""
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, mode],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(workers) == 2, process.stderr and process.stderr.read()
+        yield process, workers
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def gone(workers: list[int], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(map(alive, workers)):
+        time.sleep(0.05)
+    return not any(map(alive, workers))
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return (
+        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z" if Path("/proc").is_dir() else True
+    )
+
+
+def test_ctrl_c_ends_the_workers_without_a_word_from_them() -> None:
+    with running("interrupt") as (process, workers):
+        os.killpg(process.pid, signal.SIGINT)
+        shown, told = process.communicate(timeout=20)
+        assert shown.endswith("interrupted\n") and not told, told
+        assert gone(workers, 5)
+
+
+def test_workers_go_on_after_a_sigterm_to_all_until_the_parent_has_done() -> None:
+    with running("note") as (process, workers):
+        os.killpg(process.pid, signal.SIGTERM)
+        shown, told = process.communicate(timeout=20)
+        assert process.returncode == 0 and shown.endswith("finished\n") and not told, told
+        assert gone(workers, 5)
+
+
+def test_an_error_ends_the_process_although_a_worker_hangs() -> None:
+    with running("raise") as (process, workers):
+        _, told = process.communicate(timeout=20)
+        assert process.returncode == 1 and told.rstrip().endswith("ValueError: as meant")
+        assert gone(workers, 5)
+
+
+@pytest.mark.long
+def test_workers_of_a_killed_process_end_by_themselves() -> None:
+    with running("kill") as (process, workers):
+        process.kill()
+        assert gone(workers, 30)
+
+
+def test_every_batch_is_a_file_source_s_own(tmp_path: Path) -> None:
+    """FileSource keeps the protocol that the loader is written against."""
+    picture(tmp_path / "a.png")
+    source = open_source(f"manifest:{manifest(tmp_path, {'media': 'a.png', 'caption': 'x'})}", DataConfig())
+    assert isinstance(source, FileSource)
+    batch = PlannedBatches([source], ASK, TOKENIZER, 0, 40, "raise").batch(images(0))
+    assert batch.pixels is not None and batch.pixels.shape == (1, 1, 3, 32, 32) and batch.pixels.dtype == torch.uint8

@@ -184,7 +184,7 @@ def test_cached_logits_equal_uncached(masked: bool) -> None:
 @torch.no_grad()
 def test_a_cache_follows_the_rows_that_are_kept() -> None:
     m, visual = model(), pictures(2)
-    ids, mask = texts(2, 4, (0, 1))
+    ids, mask = texts(2, 4, (0, 2))
     index = torch.tensor([1, 1])
     cache = KVCache()
     m.decode(ids[:, :3], mask[:, :3], visual, cache=cache)

@@ -49,6 +49,18 @@ def test_a_static_clip_at_the_start_equals_the_image(frames: int) -> None:
         torch.testing.assert_close(clip[:, 1 + 16 * slot : 17 + 16 * slot], still[:, 1:])
 
 
+def test_temporal_attention_starts_as_a_copy_of_the_spatial_with_nothing_to_say() -> None:
+    model = encoder()
+    model.start_video_from_image()
+    for block in model.blocks:
+        spatial, temporal = block.spatial.state_dict(), block.temporal.state_dict()
+        assert torch.equal(temporal["qkv.weight"], spatial["qkv.weight"])
+        assert torch.equal(temporal["qkv.bias"], spatial["qkv.bias"])
+        assert not temporal["out.weight"].any() and not temporal["out.bias"].any()
+        for ours, theirs in zip(block.temporal_norm.parameters(), block.spatial_norm.parameters(), strict=True):
+            assert torch.equal(ours, theirs) and ours is not theirs
+
+
 def test_a_new_encoder_is_silent_and_a_trained_one_is_not() -> None:
     torch.manual_seed(0)
     assert VisualEncoder(SMALL).is_silent()
@@ -112,7 +124,7 @@ def slow_block(block: SpaceTimeBlock, cls: Tensor, patches: Tensor) -> tuple[Ten
     return cls + block.mlp(block.mlp_norm(cls)), after
 
 
-@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("frames", [1, 2, 5])
 @torch.no_grad()
 def test_the_block_equals_a_plain_loop_over_frames_and_positions(frames: int) -> None:
     torch.manual_seed(0)
