@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 DECLARED := pyproject.toml constraints.txt
 
-.PHONY: help demo test test-long lint clean
+.PHONY: help demo test test-long bench lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       pretrain the tiny model on the built-in world, evaluate it, write the report"
 	@echo "make test       lint and the test suite"
 	@echo "make test-long  what takes longer"
+	@echo "make bench      speed, each against a peer"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make clean      remove .venv and caches, never runs/"
 
@@ -43,6 +44,9 @@ test: lint
 
 test-long: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long || [ $$? -eq 5 ] # 5: there is none
+
+bench: $(VENV)/.installed-test
+	set -e; for name in train_step video_encoder generation momentum; do $(BIN)/python benchmarks/$$name.py; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,69 @@
+"""The two sides of each benchmark do the same work, on tiny shapes; no time is asserted."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import common, generation, momentum, train_step, video_encoder
+from omnivl.model import VisualEncoder
+from omnivl.model.generation import Writer
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def test_video_encoders_have_equally_many_tokens() -> None:
+    _, encode, _, encode_as_peer = video_encoder.encoders(video_encoder.TINY)
+    pixels = video_encoder.clips(video_encoder.TINY, 2)
+    assert encode(pixels).shape == encode_as_peer(pixels).shape
+    # the small model's, on the meta device: a linear layer a block more in the peer, two patch kernels in ours
+    with torch.device("meta"):
+        both = VisualEncoder(video_encoder.SMALL), video_encoder.timesformer(video_encoder.SMALL)
+    assert parameters(both[0]) == pytest.approx(parameters(both[1]), rel=0.10)
+
+
+@pytest.mark.parametrize("medium", ["image", "video"])
+def test_a_pretraining_step_learns_on_both_sides(medium: str) -> None:
+    settings = replace(train_step.TASK, bank_size=16)
+    batch = train_step.batch_of(train_step.TINY, medium, 4)
+    task = train_step.our_task(train_step.TINY, settings)
+    torch.manual_seed(0)
+    peer = train_step.BlipPretraining(train_step.TINY, settings, medium).train()
+    for step in (train_step.our_step(task, batch), train_step.peer_step(peer, batch)):
+        losses = [float(step()) for _ in range(3)]
+        assert all(map(torch.isfinite, torch.tensor(losses))) and losses[0] != losses[1]
+    assert int(task.bank.pushed) == int(peer.bank.pushed) == 12
+    # contrast, matching and language modelling of untrained networks cost about the same on both sides
+    fresh = float(train_step.our_task(train_step.TINY, settings)(batch, 0, 0).total.detach())
+    torch.manual_seed(0)
+    other = float(train_step.BlipPretraining(train_step.TINY, settings, medium)(batch)[0].detach())
+    assert fresh == pytest.approx(other, rel=0.25)
+
+
+def test_captions_are_the_same_with_and_without_a_cache() -> None:
+    model, tokens = generation.model_and_tokens(train_step.TINY, 3)
+    texts = [generation.write(kind, model, tokens, 6) for kind in (Writer, generation.Rereader)]
+    assert [text.ids for text in texts[0]] == [text.ids for text in texts[1]]
+    assert all(len(text.ids) == 6 for text in texts[0]), "no text ends early"
+
+
+def test_the_share_of_momentum_is_a_part_of_a_step() -> None:
+    (row,) = momentum.measure(True, 1)
+    assert row.is_share and 0 < row.ratio < 1
+
+
+def test_ratios_are_medians_of_pairs_and_are_published_once_each(tmp_path: Path) -> None:
+    settings = {"goal": 1.2, "us": "ours", "them": "theirs"}
+    row = common.against("a", [(1.0, 2.0), (2.0, 2.0), (1.0, 1.5)], settings)
+    assert row.ratio == 1.5 and row.met and not replace(row, ratio=1.1).met
+    share = common.against("b", [(1.0, 100.0)], {**settings, "goal": 0.03})
+    assert share.ratio == 0.01 and share.met
+    common.publish([row, share], tmp_path)
+    common.publish([replace(row, ratio=1.1)], tmp_path)
+    found = json.loads((tmp_path / "benchmarks.json").read_text())["results"]
+    assert [(r["benchmark"], r["ratio"]) for r in found] == [("a", 1.1), ("b", 0.01)]
+    assert "1.10 (missed)" in (tmp_path / "benchmarks.md").read_text()
