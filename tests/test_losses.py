@@ -139,6 +139,8 @@ def test_lm_loss_equals_a_loop_and_ignores_padding_and_prompt() -> None:
             if targets[row, place]:
                 want[row] -= float(logits[row, place - 1].log_softmax(0)[ids[row, place]])
     torch.testing.assert_close(lm_loss(logits, ids, targets), torch.tensor(want))
+    of_targets = logits[:, :-1][targets[:, 1:].bool()]
+    torch.testing.assert_close(lm_loss(of_targets, ids, targets), torch.tensor(want))
     smooth = lm_loss(logits, ids, targets, label_smoothing=0.1)
     assert not torch.allclose(smooth, torch.tensor(want))
 

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from omnivl.config import TaskConfig
 from omnivl.data.sample import Batch
 from omnivl.losses import univlc_loss
+from omnivl.model import CrossKV
+from omnivl.tasks import pretrain
 from omnivl.tasks.base import Losses
 from omnivl.tasks.pretrain import PretrainTask, uniforms
 from tests.training import DEC, ENC, STILL, TASK, VOCABULARY, make_batch, pretrain_task, text_task, tiny_model
@@ -48,7 +50,8 @@ def test_an_image_step_leaves_every_temporal_gradient_none_and_a_video_step_none
 
 
 def spy_on_match(task: PretrainTask, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """The texts that `match` reads, one tensor a call, in order: positives and wrong texts, then right texts again."""
+    """The texts that `match` reads, one tensor a call, in order: each right text with a wrong one after it, then right
+    texts again."""
     seen: list[torch.Tensor] = []
     match = task.model.match
 
@@ -76,32 +79,42 @@ def test_matching_has_one_positive_to_two_negatives_and_none_of_the_own_label(mo
         right, again = seen
         assert len(right) == 12 and len(again) == 6 and losses.sums["match_accuracy"][1] == 18
         assert torch.equal(right[:, 0], torch.full((12,), ENC))
-        assert owner(right[:6], batch) == owner(again, batch) == list(range(6))
-        assert all(labels[i] != labels[wrong] for i, wrong in enumerate(owner(right[6:], batch)))
+        assert owner(right[::2], batch) == owner(again, batch) == list(range(6))
+        assert all(labels[i] != labels[wrong] for i, wrong in enumerate(owner(right[1::2], batch)))
 
 
-def test_the_wrong_picture_is_never_of_the_own_label() -> None:
+def test_the_wrong_picture_is_never_of_the_own_label(monkeypatch: pytest.MonkeyPatch) -> None:
     task = still_task(lm_weight=0.0)
     batch = make_batch("image", 4, 0, [1, 1, 1, 2])
     chosen: list[torch.Tensor] = []
-    select = type(task.model.cross_keys_values(torch.zeros(1, 5, 16))).select
+    select = CrossKV.select
 
-    class Spy:
-        def __init__(self, context: object) -> None:
-            self.context = context
+    def spy(context: CrossKV, index: torch.Tensor) -> CrossKV:
+        chosen.append(index)
+        return select(context, index)
 
-        def select(self, index: torch.Tensor) -> object:
-            chosen.append(index)
-            return select(self.context, index)  # type: ignore[arg-type]
-
-    found = task.model.cross_keys_values
-    vars(task.model)["cross_keys_values"] = lambda tokens: Spy(found(tokens))
+    monkeypatch.setattr(CrossKV, "select", spy)
     for step in range(10):
         chosen.clear()
         task(batch, step, 0)
-        wrong, pairs = chosen
-        assert pairs.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+        (wrong,) = chosen  # the right pictures are all there are, in order: no copy is made of them
         assert wrong[:3].tolist() == [3, 3, 3] and wrong[3] < 3
+
+
+def test_the_matching_loss_is_that_of_its_pairs_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, batch = still_task(), make_batch("video", 4, 0)
+    others = torch.tensor([1, 2, 3, 0])
+    monkeypatch.setattr(pretrain, "sample_hard_negatives", lambda *_: (torch.arange(4), others))
+    assert batch.pixels is not None
+    tokens = task.model.encode_visual(batch.pixels).tokens
+    ids = pretrain.starting_with(batch.ids, ENC)
+    losses = []
+    for i in range(4):
+        other = int(others[i])
+        for text, picture, matched in ((i, i, 1), (other, i, 0), (i, other, 0)):
+            logits = task.model.match(ids[[text]], batch.mask[[text]], tokens[[picture]])
+            losses.append(F.cross_entropy(logits[0], torch.tensor(matched)))
+    torch.testing.assert_close(task(batch, 0, 0).parts["vlm"], torch.stack(losses).mean().detach())
 
 
 @pytest.mark.parametrize("labels", [[5], [5, 5, 5]])
