@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from omnivl.cli import apply_overrides
+from omnivl.cli.training import apply_overrides
 from omnivl.config import MODELS
 from omnivl.presets import RECIPES
 from omnivl.run import train

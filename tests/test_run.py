@@ -11,7 +11,8 @@ import pytest
 
 import omnivl
 from omnivl import presets
-from omnivl.cli import apply_overrides, main
+from omnivl.cli import main
+from omnivl.cli.training import apply_overrides
 from omnivl.config import RunConfig
 from omnivl.run import check, finish, train
 from omnivl.train.checkpoint import checkpoint_steps

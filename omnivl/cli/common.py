@@ -1,0 +1,31 @@
+"""What the commands share: how one is added to the parser, and which model is meant."""
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any
+
+from omnivl.config import ConfigError
+
+NO_MODEL = (
+    "no model was given: name a folder with --model (or OMNIVL_MODEL); `omnivl demo` trains one in minutes, "
+    "`omnivl train pretrain_stage1 --data.sources manifest:my.jsonl` one on your own pictures"
+)
+
+
+def new_command(commands: Any, name: str, act: Callable[..., int], text: str) -> argparse.ArgumentParser:
+    """A subparser whose options `act` is called with; `text` is its line in the list and its description."""
+    made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    made.set_defaults(act=act)
+    return made
+
+
+def add_device(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+
+
+def model_name(options: argparse.Namespace) -> str:
+    name = options.model or os.environ.get("OMNIVL_MODEL")
+    if not name:
+        raise ConfigError(NO_MODEL)
+    return name

@@ -1,0 +1,108 @@
+"""embed, caption, match: a model on somebody's pictures and clips."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omnivl.cli.common import add_device, model_name, new_command
+from omnivl.config import ConfigError
+
+
+def add_commands(commands: Any) -> None:
+    for name, act, text in (
+        ("embed", embed, "vectors of pictures and clips"),
+        ("caption", caption, "describe pictures and clips"),
+        ("match", match, "the probability that a text describes a picture or clip"),
+    ):
+        made = new_command(commands, name, act, text)
+        made.add_argument(
+            "media", metavar="MEDIA", nargs=1 if name == "match" else "+", help="a picture, a clip, or a folder of them"
+        )
+        if name == "match":
+            made.add_argument("text")
+        made.add_argument("--model", help="a model folder (default: OMNIVL_MODEL)")
+        made.add_argument("--json", action="store_true", help="JSON; one line an input where there are several")
+        add_device(made)
+
+
+def expand(paths: Sequence[str]) -> Iterator[str]:
+    """Files as they are; a folder as all media in it."""
+    from omnivl.data.media import find_media
+
+    for path in paths:
+        if Path(path).is_dir():
+            yield from (str(found) for found in find_media(path))
+        else:
+            yield path
+
+
+def each_media(
+    options: argparse.Namespace,
+    act: Callable[[Any, list[Any]], list[dict[str, Any]]],
+    line: Callable[[dict[str, Any]], str],
+) -> int:
+    """Read every input, act on those that can be read in batches, print in order; 1 where any failed."""
+    from omnivl.data.media import BadSample
+    from omnivl.inference.pipeline import load
+
+    pipeline = load(model_name(options), device=options.device)
+    paths = list(expand(options.media))
+    if not paths:
+        raise ConfigError(f"{', '.join(options.media)}: no pictures or clips in there")
+    lines = options.json and (len(paths) > 1 or Path(options.media[0]).is_dir())
+    failed = False
+    for first in range(0, len(paths), 32):
+        part = paths[first : first + 32]
+        loaded: list[Any] = []
+        rows: list[dict[str, Any]] = []
+        for path in part:
+            try:
+                loaded.append(pipeline.read(path))
+                rows.append({"media": path})
+            except BadSample as error:
+                failed = True
+                rows.append({"media": path, "error": str(error)})
+        answers = iter(act(pipeline, loaded) if loaded else [])
+        for row in rows:
+            if "error" not in row:
+                row |= {key: value for key, value in next(answers).items() if value is not None}
+            if options.json:
+                print(json.dumps(row, ensure_ascii=False, indent=None if lines else 2))
+            elif "error" not in row:
+                print(line(row) if len(paths) == 1 else f"{row['media']}\t{line(row)}")
+            if "error" in row:
+                print(f"omnivl: {row['error']}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def embed(options: argparse.Namespace) -> int:
+    def act(pipeline: Any, loaded: list[Any]) -> list[dict[str, Any]]:
+        vectors = pipeline.embed(loaded)
+        return [
+            {"kind": i.medium, "embedding": [round(float(x), 6) for x in v], "times": i.times}
+            for i, v in zip(loaded, vectors, strict=True)
+        ]
+
+    return each_media(options, act, lambda row: " ".join(f"{x:.6f}" for x in row["embedding"]))
+
+
+def caption(options: argparse.Namespace) -> int:
+    def act(pipeline: Any, loaded: list[Any]) -> list[dict[str, Any]]:
+        return [
+            {"text": c.text, "score": c.score, "kind": "logprob", "times": c.times} for c in pipeline.caption(loaded)
+        ]
+
+    return each_media(options, act, lambda row: row["text"])
+
+
+def match(options: argparse.Namespace) -> int:
+    def act(pipeline: Any, loaded: list[Any]) -> list[dict[str, Any]]:
+        found = pipeline.match(loaded, options.text)
+        return [{"text": options.text, "score": m.score, "kind": "match", "times": m.times} for m in found]
+
+    if not options.text.strip():
+        raise ConfigError("the text to match is empty")
+    return each_media(options, act, lambda row: f"{row['score']:.4f}")
