@@ -23,11 +23,22 @@ SPLITS = ("train", *VALIDATION, "test")
 
 
 @dataclass(frozen=True)
+class Question:
+    """One question about a picture or clip, with its annotators' answers; none where they are not published."""
+
+    text: str
+    answers: tuple[tuple[str, float], ...] = ()  # (answer, weight): how many annotators gave it
+    id: str = ""
+    kind: str = ""  # of the answer, as the data set names it: "yes/no", "number", "other"
+
+
+@dataclass(frozen=True)
 class Item:
-    """One picture or clip with all that is said of it; neither caption nor label where a row only asks a question."""
+    """One picture or clip with all that is said and asked of it."""
 
     media: Path
     captions: tuple[str, ...] = ()
+    questions: tuple[Question, ...] = ()
     label: str = ""
     id: str = ""
     start: float | None = None  # seconds
@@ -91,7 +102,7 @@ def read_manifest(path: Path, root: Path | None, split: str) -> Annotations:
             raise ValueError(
                 f"{where}: id {identity!r} was given to {owners[identity][0]!r} before; ids must be unique"
             )
-        item = found.setdefault(span, Item(base / media, (), label, identity, *span[1:]))
+        item = found.setdefault(span, Item(base / media, label=label, id=identity, start=span[1], end=span[2]))
         if label and item.label and item.label != label:
             raise ValueError(f"{where}: {media!r} has the label {label!r} here and {item.label!r} before")
         found[span] = replace(item, label=item.label or label, id=item.id or identity)
