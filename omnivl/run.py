@@ -45,10 +45,7 @@ def train(config: RunConfig, out: Path, *, device: str = "auto", resume: bool = 
     """
     check(config)
     with distributed.process_group(device) as place:
-        folder = distributed.main_first(lambda: RunFolder(out)) if distributed.world_size() == 1 else None
-        if distributed.world_size() > 1:
-            distributed.main_first(lambda: None)
-            folder = open_on_main(out)
+        folder = open_on_main(out)
         try:
             checkpoint = begin(config, out, folder, resume)
             run = Run(config, checkpoint, place)
@@ -105,6 +102,10 @@ def check(config: RunConfig) -> None:
             )
         if steps.steps < 1 or steps.accumulate < 1:
             raise ConfigError(f"{where}: train.steps and train.accumulate must be at least 1")
+        if steps.select and not steps.validate_every:
+            raise ConfigError(
+                f"{where}: train.select {steps.select!r} is measured where train.validate_every is set: give it steps"
+            )
         for prompt in data.prompts:
             if "{}" not in prompt:
                 raise ConfigError(f"{where}: the prompt {prompt!r} has no {{}} for the class name")

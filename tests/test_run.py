@@ -13,7 +13,7 @@ import omnivl
 from omnivl import presets
 from omnivl.cli import main
 from omnivl.cli.training import apply_overrides
-from omnivl.config import RunConfig
+from omnivl.config import ConfigError, RunConfig
 from omnivl.run import check, finish, train
 from omnivl.train.checkpoint import checkpoint_steps
 from tests.helpers import mini_folder, moving_gif, picture
@@ -159,3 +159,9 @@ def test_a_joint_stage_resumed_before_its_first_clip_equals_the_uninterrupted_ru
     for step in range(12, 16):
         file = f"checkpoints/step-{step}/model.safetensors"
         assert (resumed / file).read_bytes() == (whole / file).read_bytes(), step
+
+
+def test_a_metric_to_select_by_that_is_never_measured_is_refused() -> None:
+    config = short("demo", "--train.select", "t2i_r1")
+    with pytest.raises(ConfigError, match=r"train\.select 't2i_r1' is measured where train\.validate_every is set"):
+        check(config)

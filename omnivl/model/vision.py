@@ -139,9 +139,9 @@ class VisualEncoder(nn.Module):
         self.blocks: Sequence[SpaceTimeBlock] = blocks  # type: ignore[assignment]  # a list of these, for the checker
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         nn.init.normal_(self.cls, std=0.02)
-        with torch.no_grad():  # half a 2-D sine-cosine table *(ours: it helps small models)*
+        with torch.no_grad():  # *(ours)*: as loud as the patches, or a small model takes long to see where things are
             self.position.zero_()
-            self.position[1:] = 0.5 * sine_cosine(self.grid, config.width)
+            self.position[1:] = 2.0 * sine_cosine(self.grid, config.width)
         self.start_video_from_image()
 
     @torch.no_grad()
@@ -177,11 +177,12 @@ class VisualEncoder(nn.Module):
 
 def sine_cosine(grid: int, width: int) -> Tensor:
     """(grid * grid, width) fixed 2-D positions: a quarter of the channels each for the sine and cosine of row and
-    column."""
+    column. Wavelengths are 6 to 60 patches, and the table's mean is taken out, so that all of it tells places apart."""
     count = width // 4
-    rates = 10000.0 ** -(torch.arange(count, dtype=torch.float32) / max(1, count))
+    rates = 10.0 ** -(torch.arange(count, dtype=torch.float32) / max(1, count))
     angles = torch.arange(grid, dtype=torch.float32)[:, None] * rates  # (grid, count)
     line = torch.cat([angles.sin(), angles.cos()], 1)
+    line = line - line.mean(0)
     rows, columns = line[:, None].expand(-1, grid, -1), line[None].expand(grid, -1, -1)
     return F.pad(torch.cat([rows, columns], 2).flatten(0, 1), (0, width - 4 * count))
 

@@ -270,3 +270,14 @@ def test_sizes_that_cannot_be_built_are_refused_by_name() -> None:
         VisualEncoder(VisionConfig(width=10, heads=3, layers=1))
     with pytest.raises(ConfigError, match=r"vision\.image_size"):
         VisualEncoder(VisionConfig(image_size=30, width=8, heads=2, layers=1))
+
+
+def test_positions_start_all_apart_and_as_loud_as_patches() -> None:
+    """A common part, or waves longer than the picture, would leave a small model blind for where things are."""
+    for grid in (4, 14):
+        encoder = VisualEncoder(VisionConfig(image_size=16 * grid, width=64, layers=1, heads=4, mlp_width=64))
+        table = encoder.position[1:].detach()
+        assert table.mean(0).abs().max() < 1e-5
+        assert table.pow(2).mean().sqrt() > 0.5
+        apart = torch.cdist(table, table) + 100 * torch.eye(len(table))
+        assert apart.min() > 0.2 * table.norm(dim=1).mean()
