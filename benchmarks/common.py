@@ -44,7 +44,8 @@ A ratio is the peer's time divided by ours: above 1, ours is faster. A share is 
 @dataclass(frozen=True)
 class Row:
     """One figure. `ours` and `peer` are median seconds; `ratio` is the median of peer / ours over `n` pairs, or where
-    the goal is a largest share, of ours / peer. `settings` say what was timed, and hold `goal`, `us` and `them`."""
+    the goal is a largest share, of ours / peer. `settings` say what was timed, and hold `us`, `them`, and `goal` where
+    there is one."""
 
     benchmark: str
     ours: float
@@ -55,11 +56,12 @@ class Row:
 
     @property
     def is_share(self) -> bool:
-        return bool(self.settings["goal"] < 1)
+        return 0 < self.settings.get("goal", 0) < 1
 
     @property
     def met(self) -> bool:
-        return self.ratio < self.settings["goal"] if self.is_share else self.ratio >= self.settings["goal"]
+        goal = self.settings.get("goal", 0)
+        return self.ratio < goal if self.is_share else self.ratio >= goal
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -76,7 +78,7 @@ def take_turns(ours: Callable[[], object], peer: Callable[[], object], pairs: in
 
 def against(benchmark: str, times: Sequence[tuple[float, float]], settings: dict[str, Any]) -> Row:
     """The row of pairs of seconds (ours, peer)."""
-    share = settings["goal"] < 1
+    share = 0 < settings.get("goal", 0) < 1
     ratio = statistics.median(a / b if share else b / a for a, b in times)
     ours, peer = (statistics.median(side) for side in zip(*times, strict=True))
     return Row(benchmark, round(ours, 4), round(peer, 4), round(ratio, 4), len(times), settings)
@@ -84,8 +86,10 @@ def against(benchmark: str, times: Sequence[tuple[float, float]], settings: dict
 
 def figure(row: dict[str, Any]) -> tuple[str, str]:
     """A row's figure and its goal as the table tells them."""
-    goal, value = row["settings"]["goal"], row["ratio"]
+    goal, value = row["settings"].get("goal"), row["ratio"]
     made = Row(**row)
+    if goal is None:
+        return f"{value:.2f}", ""
     if made.is_share:
         return f"{value:.2%}" + ("" if made.met else " (missed)"), f"< {goal:.0%}"
     return f"{value:.2f}" + ("" if made.met else " (missed)"), f">= {goal:g}"
@@ -98,7 +102,7 @@ def page(found: dict[str, Any]) -> str:
         told, goal = figure(row)
         settings = dict(row["settings"])
         us, them = settings.pop("us"), settings.pop("them")
-        del settings["goal"]
+        settings.pop("goal", None)
         lines.append(
             f"| {row['benchmark']} | {us} | {them} | {row['ours']:.3g} | {row['peer']:.3g} "
             f"| {told} | {goal} | {row['n']} |"
@@ -140,7 +144,8 @@ def command(doc: str | None, measure: Callable[[bool, int], list[Row]], pairs: i
     rows = measure(options.tiny, options.pairs)
     for row in rows:
         told, goal = figure(asdict(row))
-        print(f"{row.benchmark}: {told} (goal {goal}; ours {row.ours:.3g} s, {row.settings['them']} {row.peer:.3g} s,")
+        wanted = f"goal {goal}; " if goal else ""
+        print(f"{row.benchmark}: {told} ({wanted}ours {row.ours:.3g} s, {row.settings['them']} {row.peer:.3g} s,")
         print(f"  {row.n} pairs)")
     print(f"{machine()}, {torch.get_num_threads()} threads; {time.perf_counter() - begun:.0f} s in all")
     if not options.tiny:

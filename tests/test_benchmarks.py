@@ -1,7 +1,7 @@
 """The two sides of each benchmark do the same work, on tiny shapes; no time is asserted."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -37,17 +37,18 @@ def test_a_pretraining_step_learns_on_both_sides(medium: str) -> None:
         losses = [float(step()) for _ in range(3)]
         assert all(map(torch.isfinite, torch.tensor(losses))) and losses[0] != losses[1]
     assert int(task.bank.pushed) == int(peer.bank.pushed) == 12
-    # contrast, matching and language modelling of untrained networks cost about the same on both sides
+    # contrast, matching and language modelling of untrained networks, random in other ways, cost about the same
     fresh = float(train_step.our_task(train_step.TINY, settings)(batch, 0, 0).total.detach())
     torch.manual_seed(0)
     other = float(train_step.BlipPretraining(train_step.TINY, settings, medium)(batch)[0].detach())
-    assert fresh == pytest.approx(other, rel=0.25)
+    assert fresh == pytest.approx(other, rel=0.4)
 
 
 def test_captions_are_the_same_with_and_without_a_cache() -> None:
     model, tokens = generation.model_and_tokens(train_step.TINY, 3)
-    texts = [generation.write(kind, model, tokens, 6) for kind in (Writer, generation.Rereader)]
-    assert [text.ids for text in texts[0]] == [text.ids for text in texts[1]]
+    texts = [generation.write(kind, model, tokens, 6) for kind in (Writer, generation.Rereader, generation.Forgetful)]
+    ids = [[text.ids for text in written] for written in texts]
+    assert ids[0] == ids[1] == ids[2]
     assert all(len(text.ids) == 6 for text in texts[0]), "no text ends early"
 
 
@@ -62,6 +63,7 @@ def test_ratios_are_medians_of_pairs_and_are_published_once_each(tmp_path: Path)
     assert row.ratio == 1.5 and row.met and not replace(row, ratio=1.1).met
     share = common.against("b", [(1.0, 100.0)], {**settings, "goal": 0.03})
     assert share.ratio == 0.01 and share.met
+    assert common.figure(asdict(replace(row, settings={"us": "ours", "them": "theirs"}))) == ("1.50", "")
     common.publish([row, share], tmp_path)
     common.publish([replace(row, ratio=1.1)], tmp_path)
     found = json.loads((tmp_path / "benchmarks.json").read_text())["results"]
