@@ -29,7 +29,7 @@ def refused(folder: Path, *rows: Any, **more: Any) -> str:
     with pytest.raises(ValueError) as caught:
         read(folder, *rows, **more)
     assert "\n" not in str(caught.value)
-    return str(caught.value).replace(str(folder / "my.jsonl"), "FILE")
+    return str(caught.value).replace(str(folder / "my.jsonl"), "FILE").replace(str(folder), "DIR")
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
@@ -157,10 +157,10 @@ def test_a_row_that_asks_is_an_item_without_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('{"media": "a.jpg", "caption": "x"', "line 2 is not JSON: Expecting ',' delimiter"),
-        ("[" * 100_000, "line 2 is not JSON: maximum recursion"),
-        ('{"media": "a.jpg", "caption": "x", "id": ' + "1" * 5000 + "}", "line 2 is not JSON: Exceeds the limit"),
-        ('["a.jpg", "x"]', 'line 2 must be a JSON object like {"media": ...}, got ["a.jpg", "x"]'),
+        ('{"media": "a.jpg", "caption": "x"', "line 2: not JSON: Expecting ',' delimiter"),
+        ("[" * 100_000, "line 2: not JSON: maximum recursion"),
+        ('{"media": "a.jpg", "caption": "x", "id": ' + "1" * 5000 + "}", "line 2: not JSON: Exceeds the limit"),
+        ('["a.jpg", "x"]', 'line 2: must be a JSON object like {"media": ...}, got ["a.jpg", "x"]'),
         ('{"caption": "x"}', 'line 2: a row needs "media", a path, got None'),
         ('{"media": 3, "caption": "x"}', 'line 2: a row needs "media", a path, got 3'),
         ('{"media": " ", "caption": "x"}', "line 2: a row needs \"media\", a path, got ' '"),
@@ -183,9 +183,9 @@ def test_a_row_that_asks_is_an_item_without_texts(tmp_path: Path) -> None:
         ),
         (
             '{"media": "other.jpg", "caption": "x", "id": "7"}',
-            "line 2: id '7' was given to 'first.jpg' before; ids must be unique",
+            "line 2: id '7' was given to 'DIR/first.jpg' before; ids must be unique",
         ),
-        ('{"media": "first.jpg", "label": "dog"}', "line 2: 'first.jpg' has the label 'dog' here and 'cat' before"),
+        ('{"media": "first.jpg", "label": "dog"}', "line 2: 'DIR/first.jpg' has the label 'dog' here and 'cat' before"),
     ],
 )
 def test_a_broken_line_is_named_by_its_number(tmp_path: Path, line: str, told: str) -> None:
@@ -219,7 +219,7 @@ def test_a_manifest_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"utf16\.jsonl is not UTF-8 text: save it as UTF-8$"):
         read_manifest(path, None, "train")
     path.write_text('[\n  {"media": "a.jpg", "caption": "x"}\n]\n')
-    with pytest.raises(ValueError, match=r"line 1 is not JSON: .* \(a manifest has one object a line\)$"):
+    with pytest.raises(ValueError, match=r"line 1: not JSON: .* \(a manifest has one object a line\)$"):
         read_manifest(path, None, "train")
 
 
