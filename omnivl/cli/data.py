@@ -66,6 +66,7 @@ def check(options: argparse.Namespace) -> int:
     from rich.progress import track
 
     from omnivl.data.check import check as check_data
+    from omnivl.data.images import bad
 
     def progress(items: "Iterable[Item]", total: int) -> "Iterable[Item]":
         return track(items, "decoding", total=total, console=Console(stderr=True))
@@ -74,10 +75,10 @@ def check(options: argparse.Namespace) -> int:
     report = check_data(options.data, root, options.split, progress)
     if options.json:
         document = {**dataclasses.asdict(report), "counts": report.counts}
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(json.dumps(document, indent=2))
     else:
         for problem in report.problems:
-            print(f"{problem.kind}: {problem.item}: {problem.reason}")
+            print(f"{problem.kind}: {bad(problem.item, problem.reason)}")  # on one line, whatever the names
         held = ", ".join(f"{count:,} {medium}s" for medium, count in report.media.items())
         print(
             f"{report.data}, split {report.split}: {report.items:,} items ({held or 'none of them decodes'}), "

@@ -172,7 +172,8 @@ def plain_pickle(data: bytes) -> Any:
             case "REDUCE" if isinstance(stack[-2], Made):  # the arguments say nothing that the state does not
                 stack.pop()
             case "BUILD" if isinstance(stack[-2], Made):
-                stack[-2].state = stack.pop()
+                state = stack.pop()
+                stack[-1].state = state
             case _:
                 raise ValueError(f"the instruction {code.name} {value if value is not None else ''} is not read")
     raise ValueError("it is cut short")

@@ -75,7 +75,11 @@ def read_dtd(path: Path, root: Path | None, split: str, notes: Notes) -> Iterato
     """labels/train1.txt to test10.txt: `banded/banded_0002.jpg`, below images/. `path` is the folder of both."""
     part = split.replace("validation", "val")
     for where, line in text_lines(path / "labels" / f"{part}.txt"):
-        yield where, Item((root or path) / "images" / line, label=words(line.partition("/")[0]), id=line)
+        name, slash, _ = line.partition("/")
+        if slash:
+            yield where, Item((root or path) / "images" / line, label=words(name), id=line)
+        else:
+            notes.fault("unreadable rows", where, f"wanted CLASS/PICTURE.jpg, got {line[:60]!r}")
 
 
 @reader()

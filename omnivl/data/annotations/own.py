@@ -35,7 +35,7 @@ def read_manifest(path: Path, root: Path | None, split: str, notes: Notes) -> It
         try:
             named = text_of(row, "split")
             item = None if named and named != split else manifest_item(row, base)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             notes.fault("unreadable rows", where, str(error))
             continue
         if item is None:

@@ -112,10 +112,11 @@ def clean(text: str) -> str:
 
 
 def captions_in(value: Any) -> tuple[str, ...]:
-    """A caption or a list of them, empty ones kept for counting; a text is never read letter by letter."""
+    """A caption or a list of them, empty ones kept for counting; a text is never read letter by letter. Raises
+    TypeError for anything else."""
     values = value if isinstance(value, list) else [value]
     if not all(caption is None or isinstance(caption, str) for caption in values):
-        raise ValueError(f'"caption" must be a text or a list of texts, got {str(value)[:60]}')
+        raise TypeError(f'"caption" must be a text or a list of texts, got {str(value)[:60]}')
     return tuple(clean(caption or "") for caption in values)
 
 
