@@ -62,7 +62,7 @@ def check(data: str, root: Path | None, split: str, progress: Progress) -> Repor
 def look(item: Item) -> tuple[str, list[Problem]]:
     """The medium of an item ("" where it does not decode) and what is wrong with its file."""
     if not item.content and not resolve(item.media).exists():
-        return "", [Problem("missing media", item.key, f"{item.media}: no such file")]
+        return "", [problem("missing media", item, f"{item.media}: no such file")]
     spanned = item.start is not None or item.end is not None
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -73,8 +73,13 @@ def look(item: Item) -> tuple[str, list[Problem]]:
             else:
                 read_image(item.source)
         except BadSample as error:
-            return "", [Problem("media that do not decode", item.key, str(error))]
-    return medium, [Problem("damaged media", item.key, str(warned.message)) for warned in told]
+            return "", [problem("media that do not decode", item, str(error))]
+    return medium, [problem("damaged media", item, str(warned.message)) for warned in told]
+
+
+def problem(kind: str, item: Item, reason: str) -> Problem:
+    """A problem of an item's file, which is named once."""
+    return Problem(kind, item.key, reason.removeprefix(f"{item.key}: "))
 
 
 def same_files(items: list[Item]) -> Iterator[Problem]:

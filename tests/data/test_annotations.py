@@ -349,7 +349,7 @@ def test_captions_lie_beside_their_media_whatever_their_extension(tmp_path: Path
         "a.JPG": ("one", "two"),
         "café.b.webp": ("null",),
     }
-    assert found.dropped == {"empty captions": 1, "media without captions": 1}
+    assert found.dropped == {"empty captions": 1, "rows that say nothing": 1}
     (tmp_path / "val").mkdir()
     picture(tmp_path / "val" / "v.png")
     (tmp_path / "val" / "v.txt").write_text("three")

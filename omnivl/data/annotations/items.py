@@ -169,9 +169,10 @@ def gather(rows: Iterator[Row], notes: Notes, distinct: bool) -> list[Item]:
         texts = [caption for caption in row.captions if caption]
         if blank := len(row.captions) - len(texts):
             notes.drop("empty captions", where, f"an empty caption of {str(row.media)!r}", blank)
-        if not (texts or row.label or row.questions):
-            if not blank:
-                notes.drop("rows that say nothing", where, f"nothing is said of {str(row.media)!r}")
+        silent = not (texts or row.label or row.questions)
+        if silent and not blank:
+            notes.drop("rows that say nothing", where, f"nothing is said of {str(row.media)!r}")
+        if silent and not notes.collecting:  # whoever collects wants to know of its file, too
             continue
         span = (unicodedata.normalize("NFC", os.path.normpath(row.media)), row.start, row.end)
         if row.id and owners.setdefault(row.id, span) != span:
@@ -181,7 +182,7 @@ def gather(rows: Iterator[Row], notes: Notes, distinct: bool) -> list[Item]:
         if row.label and item.label and row.label != item.label:
             told = f"{str(row.media)!r} has the label {row.label!r} here and {item.label!r} before"
             notes.fault("clashing labels", where, told)
-        elif distinct and (item.captions or item.questions or item.label) and says_no_more(row, texts, item):
+        elif distinct and not silent and says_no_more(row, texts, item):
             notes.drop("repeated rows", where, f"all of it was said of {str(row.media)!r} before")
         item.captions.update(texts)
         item.questions.update(dict.fromkeys(row.questions))
@@ -201,4 +202,4 @@ def gather(rows: Iterator[Row], notes: Notes, distinct: bool) -> list[Item]:
 def says_no_more(row: Item, texts: list[str], item: Gathered) -> bool:
     """Whether all that a row says of an item was said before."""
     old = all(text in item.captions for text in texts) and all(asked in item.questions for asked in row.questions)
-    return old and row.label in ("", item.label)
+    return old and (not row.label or row.label == item.label)

@@ -133,7 +133,7 @@ def read_captions(path: Path, root: Path | None, split: str, notes: Notes) -> It
         if texts.is_file():
             yield str(texts), Item(media, captions=tuple(clean(text) for _, text in text_lines(texts)) or ("",))
         else:
-            notes.drop("media without captions", str(media), f"there is no {texts.name} beside it")
+            yield f"{media} (no {texts.name} beside it)", Item(media)
 
 
 # --- class folders ---------------------------------------------------------------------------------------------------
