@@ -200,8 +200,8 @@ class FileSource:
         """An item's frames (T, H, W, 3) as they are, and their times in seconds. Raises BadSample."""
         item = self.by_medium[medium][index]
         if medium == "image":
-            return np.asarray(patiently(item, lambda: read_image(item.media)))[None], ()
-        clip = patiently(item, lambda: read_video(item.media, ask.num_frames, item.start, item.end))
+            return np.asarray(patiently(item, lambda: read_image(item.source)))[None], ()
+        clip = patiently(item, lambda: read_video(item.source, ask.num_frames, item.start, item.end))
         return clip.frames, clip.times
 
     def texts(self, limit: int) -> list[str]:
@@ -220,7 +220,7 @@ def medium_of(item: Item) -> str:
     """
     if resolve(item.media).is_dir():
         return "video"
-    found = patiently(item, lambda: kind(item.media))
+    found = patiently(item, lambda: kind(item.source))
     return found if item.start is None and item.end is None else "video"
 
 

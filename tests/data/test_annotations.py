@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from omnivl.data.annotations import Annotations, Item, read_folder, read_manifest
+from omnivl.data.annotations import FORMATS, Annotations, Item, Question, read_folder, read_manifest
 from tests.helpers import picture
 
 COMPOSED, DECOMPOSED = unicodedata.normalize("NFC", "café ☕"), unicodedata.normalize("NFD", "café ☕")
@@ -29,7 +29,7 @@ def refused(folder: Path, *rows: Any, **more: Any) -> str:
     with pytest.raises(ValueError) as caught:
         read(folder, *rows, **more)
     assert "\n" not in str(caught.value)
-    return str(caught.value).replace(str(folder / "my.jsonl"), "FILE")
+    return str(caught.value).replace(str(folder / "my.jsonl"), "FILE").replace(str(folder), "DIR")
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
@@ -146,9 +146,43 @@ def test_only_rows_of_the_split_are_read(tmp_path: Path) -> None:
     assert refused(tmp_path, rows[0], rows[0]) == "FILE holds no items of split 'train': 2 of split 'test'"
 
 
-def test_a_row_that_asks_is_an_item_without_texts(tmp_path: Path) -> None:
-    items = read(tmp_path, {"media": "a.jpg", "question": "what?", "answer": "this"}).items
-    assert items == [Item(tmp_path / "a.jpg")]
+def test_questions_of_one_file_are_gathered_with_their_weighted_answers(tmp_path: Path) -> None:
+    rows = [
+        {"media": "a.jpg", "question": "what?", "answer": "this"},
+        {"media": "a.jpg", "question": "red?", "answer": {"yes": 3, "no": 1, "maybe": 0}, "id": 7},
+        {"media": "a.jpg", "question": "what?", "answer": "this"},
+        {"media": "a.jpg", "question": "how many?", "answer": ["2", "3", "2", " "], "caption": "x"},
+        {"media": "a.jpg", "question": "what?", "answer": "that", "start": 1},
+        {"media": "b.jpg", "question": "why?"},
+    ]
+    found = read(tmp_path, *rows)
+    red = Question("red?", (("yes", 3), ("no", 1)), "7")
+    asked = (Question("what?", (("this", 1),)), red, Question("how many?", (("2", 2), ("3", 1))))
+    assert found.items == [
+        Item(tmp_path / "a.jpg", ("x",), asked, id="7"),
+        Item(tmp_path / "a.jpg", questions=(Question("what?", (("that", 1),)),), start=1),
+        Item(tmp_path / "b.jpg", questions=(Question("why?"),)),
+    ]
+    assert found.counts() == (3, 1, 5) and found.dropped == {"repeated rows": 1}
+
+
+def test_what_is_wrong_is_collected_when_asked_and_all_else_is_read(tmp_path: Path) -> None:
+    good = [{"media": f"{i}.jpg", "caption": "x", "id": i, "label": "cat"} for i in range(3)]
+    lines = [json.dumps(good[0]), "{broken", "", "[1]", json.dumps(good[1]), json.dumps(good[0]), json.dumps(good[2])]
+    lines += ['{"media": "0.jpg", "label": "dog"}', '{"media": "3.jpg", "caption": ["y", ""], "id": 0}']
+    path = manifest(tmp_path, text="\n".join(lines))
+    found = read_manifest(path, None, "train", on_error="collect")
+    assert [item.media.name for item in found.items] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    assert [(p.kind, p.item.removeprefix(f"{path}, ")) for p in found.problems] == [
+        ("unreadable rows", "line 2"),
+        ("unreadable rows", "line 4"),
+        ("repeated rows", "line 6"),
+        ("clashing labels", "line 8"),
+        ("empty captions", "line 9"),
+        ("clashing ids", "line 9"),
+    ]
+    with pytest.raises(ValueError, match=r"my\.jsonl, line 2: not JSON"):
+        read_manifest(path, None, "train")
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -157,10 +191,10 @@ def test_a_row_that_asks_is_an_item_without_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('{"media": "a.jpg", "caption": "x"', "line 2 is not JSON: Expecting ',' delimiter"),
-        ("[" * 100_000, "line 2 is not JSON: maximum recursion"),
-        ('{"media": "a.jpg", "caption": "x", "id": ' + "1" * 5000 + "}", "line 2 is not JSON: Exceeds the limit"),
-        ('["a.jpg", "x"]', 'line 2 must be a JSON object like {"media": ...}, got ["a.jpg", "x"]'),
+        ('{"media": "a.jpg", "caption": "x"', "line 2: not JSON: Expecting ',' delimiter"),
+        ("[" * 100_000, "line 2: not JSON: maximum recursion"),
+        ('{"media": "a.jpg", "caption": "x", "id": ' + "1" * 5000 + "}", "line 2: not JSON: Exceeds the limit"),
+        ('["a.jpg", "x"]', 'line 2: must be a JSON object like {"media": ...}, got ["a.jpg", "x"]'),
         ('{"caption": "x"}', 'line 2: a row needs "media", a path, got None'),
         ('{"media": 3, "caption": "x"}', 'line 2: a row needs "media", a path, got 3'),
         ('{"media": " ", "caption": "x"}', "line 2: a row needs \"media\", a path, got ' '"),
@@ -182,10 +216,16 @@ def test_a_row_that_asks_is_an_item_without_texts(tmp_path: Path) -> None:
             'line 2: "end" is 4 s, which must be later than "start" (4 s)',
         ),
         (
-            '{"media": "other.jpg", "caption": "x", "id": "7"}',
-            "line 2: id '7' was given to 'first.jpg' before; ids must be unique",
+            '{"media": "a.jpg", "question": "x", "answer": 3}',
+            'line 2: "answer" must be a text, a list of texts or {text',
         ),
-        ('{"media": "first.jpg", "label": "dog"}', "line 2: 'first.jpg' has the label 'dog' here and 'cat' before"),
+        ('{"media": "a.jpg", "question": "x", "answer": {"a": "b"}}', 'line 2: "answer" must be a text, a list of'),
+        ('{"media": "a.jpg", "caption": "x", "answer": "y"}', 'line 2: an "answer" needs a "question"'),
+        (
+            '{"media": "other.jpg", "caption": "x", "id": "7"}',
+            "line 2: id '7' was given to 'DIR/first.jpg' before; ids must be unique",
+        ),
+        ('{"media": "first.jpg", "label": "dog"}', "line 2: 'DIR/first.jpg' has the label 'dog' here and 'cat' before"),
     ],
 )
 def test_a_broken_line_is_named_by_its_number(tmp_path: Path, line: str, told: str) -> None:
@@ -219,7 +259,7 @@ def test_a_manifest_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"utf16\.jsonl is not UTF-8 text: save it as UTF-8$"):
         read_manifest(path, None, "train")
     path.write_text('[\n  {"media": "a.jpg", "caption": "x"}\n]\n')
-    with pytest.raises(ValueError, match=r"line 1 is not JSON: .* \(a manifest has one object a line\)$"):
+    with pytest.raises(ValueError, match=r"line 1: not JSON: .* \(a manifest has one object a line\)$"):
         read_manifest(path, None, "train")
 
 
@@ -278,3 +318,39 @@ def test_a_folder_without_classes_is_one_sentence(tmp_path: Path) -> None:
         read_folder(tmp_path / "nowhere", None, "train")
     with pytest.raises(ValueError, match=r"a\.png is a file, not a folder$"):
         read_folder(tmp_path / "a.png", None, "train")
+
+
+# --- lists and side-cars ---------------------------------------------------------------------------------------------
+
+
+def test_a_list_has_blanks_in_paths_and_a_line_without_a_label_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    path.write_bytes(codecs.BOM_UTF8 + b"a/b.jpg 3\r\n\r\n  a  long name.jpg \t10  \r\ncaf\xc3\xa9 x.mp4 cat\r\n")
+    items = FORMATS["list"](path, None, "train").items
+    assert [(str(item.media.relative_to(tmp_path)), item.label) for item in items] == [
+        ("a/b.jpg", "3"),
+        ("a  long name.jpg", "10"),
+        ("café x.mp4", "cat"),
+    ]
+    path.write_text("a.jpg 1\n\nb.jpg\n")
+    with pytest.raises(ValueError, match=r"train\.txt, line 3: a line needs a path and a label, got 'b\.jpg'$"):
+        FORMATS["list"](path, None, "train")
+
+
+def test_captions_lie_beside_their_media_whatever_their_extension(tmp_path: Path) -> None:
+    for name, text in {"a.JPG": "one\n\ntwo\n", "b/café.b.webp": "null", "c.png": " \n", "d.png": None}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(tmp_path / name)
+        if text is not None:
+            (tmp_path / name).with_suffix(".txt").write_bytes(codecs.BOM_UTF8 + text.encode())
+    (tmp_path / "lonely.txt").write_text("no media")
+    found = FORMATS["captions"](tmp_path, None, "train")
+    assert {item.media.name: item.captions for item in found.items} == {
+        "a.JPG": ("one", "two"),
+        "café.b.webp": ("null",),
+    }
+    assert found.dropped == {"empty captions": 1, "rows that say nothing": 1}
+    (tmp_path / "val").mkdir()
+    picture(tmp_path / "val" / "v.png")
+    (tmp_path / "val" / "v.txt").write_text("three")
+    assert [item.captions for item in FORMATS["captions"](tmp_path, None, "validation").items] == [("three",)]

@@ -1,0 +1,89 @@
+"""data: what data sets can be read (formats), and what is wrong with one (check)."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omnivl.cli.common import new_command
+
+if TYPE_CHECKING:
+    from omnivl.data.annotations import Format, Item
+
+
+def add_commands(commands: Any) -> None:
+    text = "what data sets can be read; what is wrong with one"
+    made = commands.add_parser("data", help=text, description=text, allow_abbrev=False)
+    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    listed = new_command(verbs, "formats", formats, "every format that is read: files, media, counts, terms")
+    listed.add_argument("--json", action="store_true", help="the whole table as JSON")
+
+    checked = new_command(verbs, "check", check, "read a data set and decode all its media; every bad item is named")
+    checked.add_argument("data", metavar="FORMAT:FILE", help="manifest:my.jsonl, folder:pets/, coco:dataset_coco.json")
+    checked.add_argument("--root", help="where media paths start (default: the file's folder)")
+    checked.add_argument("--split", default="train", help="(default: train)")
+    checked.add_argument("--json", action="store_true", help="the whole report as JSON")
+
+
+def formats(options: argparse.Namespace) -> int:
+    from omnivl.data.annotations import FORMATS
+
+    if options.json:
+        print(json.dumps([described(name, row) for name, row in FORMATS.items()], indent=2))
+        return 0
+    for name, row in FORMATS.items():
+        print(f"{name}: {row.title}")
+        for title, text in (
+            ("files", row.files),
+            ("media", row.media),
+            ("splits", ", ".join(f"{split}{numbers(row, split)}" for split in row.splits) or "any"),
+            ("terms", row.terms),
+            ("obtainable", row.obtainable),
+            ("verified", row.verified or "UNVERIFIED: neither its documentation nor a peer's loader could be read"),
+        ):
+            if text:
+                print(f"  {title:11} {text}")
+    return 0
+
+
+def numbers(row: "Format", split: str) -> str:
+    """The counts of a split, as the field has them: " (5,000 items, 25,010 captions)"; "" where it names none."""
+    told = [f"{n:,} {what}" for what, n in dataclasses.asdict(row.splits[split]).items() if n is not None]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def described(name: str, row: "Format") -> dict[str, Any]:
+    texts = {key: getattr(row, key) for key in ("title", "files", "media", "terms", "obtainable", "verified")}
+    splits = {split: dataclasses.asdict(count) for split, count in row.splits.items()}
+    return {"name": name, **texts, "splits": splits}
+
+
+def check(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import track
+
+    from omnivl.data.check import check as check_data
+    from omnivl.data.images import bad
+
+    def progress(items: "Iterable[Item]", total: int) -> "Iterable[Item]":
+        return track(items, "decoding", total=total, console=Console(stderr=True))
+
+    root = Path(options.root).expanduser() if options.root else None
+    report = check_data(options.data, root, options.split, progress)
+    if options.json:
+        document = {**dataclasses.asdict(report), "counts": report.counts}
+        print(json.dumps(document, indent=2))
+    else:
+        for problem in report.problems:
+            print(f"{problem.kind}: {bad(problem.item, problem.reason)}")  # on one line, whatever the names
+        held = ", ".join(f"{count:,} {medium}s" for medium, count in report.media.items())
+        print(
+            f"{report.data}, split {report.split}: {report.items:,} items ({held or 'none of them decodes'}), "
+            f"{report.captions:,} captions, {report.questions:,} questions, {report.labels:,} labels"
+        )
+        told = ", ".join(f"{count:,} {kind}" for kind, count in report.counts.items())
+        print(f"{len(report.problems):,} problems: {told}" if told else "nothing is wrong with it")
+    return 1 if report.problems else 0

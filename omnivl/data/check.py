@@ -1,0 +1,98 @@
+"""What is wrong with a data set: every bad row, every medium that is missing or does not decode, each named.
+
+All annotations are read, then every picture is decoded whole and a few frames of every clip, which is what training
+would do. Files of equal size are compared by their bytes. The paper (OmniVL, arXiv 2209.07526) says nothing about this.
+"""
+
+import hashlib
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omnivl.data.annotations import FORMATS, Item, Problem
+from omnivl.data.media import kind, read_image, read_video, resolve
+from omnivl.data.sample import BadSample
+
+NUM_FRAMES = 4  # of a clip that must decode
+
+Progress = Callable[[Iterable[Item], int], Iterable[Item]]  # shows how far it is while items pass through
+
+
+@dataclass
+class Report:
+    """What a data set holds and what is wrong with it."""
+
+    data: str
+    split: str
+    items: int
+    captions: int
+    questions: int
+    labels: int
+    media: dict[str, int]  # items that decode, by image and video
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Problems of each kind, the most frequent first."""
+        return dict(Counter(problem.kind for problem in self.problems).most_common())
+
+
+def check(data: str, root: Path | None, split: str, progress: Progress) -> Report:
+    """Everything that is wrong with the data set FORMAT:FILE. Raises ValueError (one sentence) where it cannot be read
+    at all."""
+    name, _, path = data.partition(":")
+    if name not in FORMATS or not path:
+        raise ValueError(
+            f"{data!r} cannot be checked: write FORMAT:FILE, FORMAT one of {', '.join(FORMATS)} "
+            "(`omnivl data formats` describes them)"
+        )
+    annotations = FORMATS[name](Path(path).expanduser(), root, split, on_error="collect")
+    media: Counter[str] = Counter()
+    problems = annotations.problems
+    for item in progress(annotations.items, len(annotations.items)):
+        medium, found = look(item)
+        problems += found
+        media.update([medium] if medium else [])
+    problems += same_files(annotations.items)
+    return Report(data, split, *annotations.counts(), len(annotations.labels), dict(media), problems)
+
+
+def look(item: Item) -> tuple[str, list[Problem]]:
+    """The medium of an item ("" where it does not decode) and what is wrong with its file."""
+    if not item.content and not resolve(item.media).exists():
+        return "", [problem("missing media", item, f"{item.media}: no such file")]
+    spanned = item.start is not None or item.end is not None
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            medium = "video" if spanned or resolve(item.media).is_dir() else kind(item.source)
+            if medium == "video":
+                read_video(item.source, NUM_FRAMES, item.start, item.end)
+            else:
+                read_image(item.source)
+        except BadSample as error:
+            return "", [problem("media that do not decode", item, str(error))]
+    return medium, [problem("damaged media", item, str(warned.message)) for warned in told]
+
+
+def problem(kind: str, item: Item, reason: str) -> Problem:
+    """A problem of an item's file, which is named once."""
+    return Problem(kind, item.key, reason.removeprefix(f"{item.key}: "))
+
+
+def same_files(items: list[Item]) -> Iterator[Problem]:
+    """Items whose files hold the same bytes as another's. Only files of equal size are read for it."""
+    by_size: dict[int, dict[Path, Item]] = defaultdict(dict)  # spans of one file are no copies
+    for item in items:
+        file = resolve(item.media)
+        if not item.content and file.is_file():
+            by_size[file.stat().st_size].setdefault(file, item)
+    for size, files in by_size.items():
+        first: dict[bytes, Path] = {}
+        for file, item in files.items() if size and len(files) > 1 else ():
+            with file.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "blake2b").digest()
+            if first.setdefault(digest, file) != file:
+                yield Problem("repeated media", item.key, f"{file} holds the same bytes as {first[digest]}")
