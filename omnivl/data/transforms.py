@@ -2,7 +2,8 @@
 
 One crop, one flip and one set of operations for all frames of a clip, so that motion stays motion. Augmentation follows
 BLIP's recipe: random resized crop, flip, RandAugment without colour shifts; evaluation and inference resize to a
-square. Resizing is Pillow's, antialiased. Random numbers come from the generator given, and from nothing else.
+square, or average over `spatial_crops`. Resizing is Pillow's, antialiased. Random numbers come from the generator
+given, and from nothing else.
 Axes: T frames, H height, W width. This room knows no model, no tokenizer and no file.
 """
 
@@ -39,6 +40,22 @@ def resize(frames: np.ndarray, size: int, interpolation: str = "bicubic", box: B
 def prepare(frames: np.ndarray, size: int, interpolation: str = "bicubic") -> np.ndarray:
     """What evaluation and inference look at: the whole picture as a square of `size`."""
     return resize(frames, size, interpolation)
+
+
+def spatial_crops(
+    frames: np.ndarray, size: int, num_crops: int = 3, interpolation: str = "bicubic"
+) -> list[np.ndarray]:
+    """Square views of a clip for evaluation, each (T, size, size, 3): as wide as the shorter side, evenly spread along
+    the longer one from edge to edge (left, centre, right; SlowFast, arXiv 1812.03982); one: the centre."""
+    if num_crops < 1:
+        raise ValueError(f"num_crops must be 1 or more, got {num_crops}")
+    height, width = frames.shape[1:3]
+    side = min(height, width)
+    views = []
+    for place in np.linspace(0, 1, num_crops) if num_crops > 1 else (0.5,):
+        left, top = round((width - side) * place), round((height - side) * place)
+        views.append(resize(frames, size, interpolation, (left, top, left + side, top + side)))
+    return views
 
 
 def random_resized_crop(
