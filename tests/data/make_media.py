@@ -128,6 +128,29 @@ def encode_silence(out: Any, stream: Any, samples: int = 16000) -> None:
     out.mux(stream.encode())
 
 
+def write_planes(
+    path: Path, values: Sequence[int], *, codec: str, pixels: str, matrix: int, full: bool, transfer: int = 2
+) -> Path:
+    """Three flat frames whose luma and two chroma planes are these numbers, unconverted, with the colour matrix, range
+    (full or limited) and transfer (16: PQ, 18: HLG) stated by their numbers in H.273."""
+    with av.open(str(path), "w") as out:
+        stream = add_stream(out, codec, pixels, quarters(), 10)
+        context = stream.codec_context
+        context.colorspace, context.color_range, context.color_trc = matrix, 2 if full else 1, transfer
+        for index in range(3):
+            frame = av.VideoFrame(64, 48, pixels)
+            for plane, value in zip(frame.planes, values, strict=True):
+                deep = frame.format.components[0].bits > 8
+                plane.update(
+                    (value.to_bytes(2, "little") if deep else bytes([value])) * (plane.buffer_size // (1 + deep))
+                )
+            frame.pts, frame.time_base = index, Fraction(1, 10)
+            frame.colorspace, frame.color_range = matrix, 2 if full else 1
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    return path
+
+
 def write_sound(path: Path, cover: bool = False) -> Path:
     """A second of silence, with a picture as its cover where asked."""
     with av.open(str(path), "w", format="mp4" if cover else None) as out:
