@@ -3,6 +3,7 @@
 `numbered(n)` draws frames whose number survives lossy codecs; `numbers(frames)` reads it back. Axes: T, H, W.
 """
 
+import io
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,16 @@ from PIL import Image
 
 BITS = 8
 RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 180, 40), (40, 60, 220), (255, 255, 255)
+UPRIGHT = {  # orientation tag -> where the four quarters of `quarters` are shown
+    1: ["red", "green", "blue", "white"],
+    2: ["green", "red", "white", "blue"],
+    3: ["white", "blue", "green", "red"],
+    4: ["blue", "white", "red", "green"],
+    5: ["red", "blue", "green", "white"],
+    6: ["blue", "red", "white", "green"],
+    7: ["white", "green", "blue", "red"],
+    8: ["green", "white", "red", "blue"],
+}
 
 
 def numbered(count: int, height: int = 48, width: int = 64, first: int = 0) -> np.ndarray:
@@ -52,6 +63,12 @@ def corners(picture: np.ndarray) -> list[str]:
     colours = {"red": RED, "green": GREEN, "blue": BLUE, "white": WHITE}
     spots = [picture[y * height // 4, x * width // 4].astype(int) for y in (1, 3) for x in (1, 3)]
     return [min(colours, key=lambda name: int(np.abs(spot - colours[name]).sum())) for spot in spots]
+
+
+def saved(image: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
 
 
 def write_video(
