@@ -102,7 +102,7 @@ class Stamps:
 def read_stamps(film: Film) -> Stamps | None:
     """Timestamps of the packets, read without decoding; None where they do not tell when frames are shown."""
     shown, keys, last = array.array("q"), array.array("q"), 0
-    newest, delayed, reordered = None, False, False
+    newest, decoded, delayed, reordered = None, None, False, False
     for packet in film.packets():
         if packet.size == 0 and packet.pts is None:
             continue
@@ -110,6 +110,9 @@ def read_stamps(film: Film) -> Stamps | None:
             return None
         if newest is not None and abs(packet.pts - newest) * float(film.time_base) > leap(film):
             return None
+        if decoded is not None and packet.dts is not None and packet.dts < decoded:  # times were restarted
+            return None
+        decoded = packet.dts
         if packet.is_keyframe:
             keys.append(packet.pts)
         if packet.is_discard:  # an edit list leaves its frame out

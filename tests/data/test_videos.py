@@ -218,6 +218,19 @@ def test_a_first_group_that_cannot_be_decoded_is_left_out(name: str, tmp_path: P
     assert seen == sorted(seen) and min(seen) >= 20 and max(seen) >= 50 and clip.times[0] < 0.4
 
 
+@pytest.mark.parametrize("name", ["a.ts", "a.mpg", "a.h264"])
+def test_two_recordings_one_behind_the_other_are_one_film(name: str, tmp_path: Path) -> None:
+    """As `cat` makes them: the times of the second start again."""
+    codec = "mpeg2video" if name == "a.mpg" else "libx264"
+    parts = [write_video(tmp_path / f"{n}{name}", numbered(40, first=n), fps=25, codec=codec) for n in (0, 40)]
+    path = tmp_path / name
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the seam may be told
+        clip = read_video(path)
+    assert numbers(clip.frames) == [5, 15, 25, 35, 45, 55, 65, 75] and clip.duration == pytest.approx(3.2, abs=0.1)
+
+
 def test_a_browsers_recording_without_length_or_count_is_read_to_its_end(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.webm", numbered(50), codec="libvpx", container={"live": "1"})
     with av.open(str(path)) as plain:
