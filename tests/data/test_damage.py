@@ -6,12 +6,11 @@ import warnings
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
 from omnivl.data.media import BadSample, read_clips, read_video, segments
-from tests.data.make_media import add_stream, damage, mp4_boxes, numbered, numbers, write_video
+from tests.data.make_media import damage, mp4_boxes, numbered, numbers, write_video
 
 
 def noisy(count: int = 60) -> np.ndarray:
@@ -107,32 +106,20 @@ def test_damage_in_the_middle_goes_on_and_a_ruined_file_is_named(tmp_path: Path)
 
 
 def write_long(path: Path, count: int) -> Path:
-    """A film of `count` frames of 320 x 240 made of one keyframe's packet, again and again."""
-    with av.open(str(path), "w") as out:
-        stream = add_stream(out, "mpeg4", "yuv420p", np.zeros((240, 320, 3), np.uint8), 25)
-        frame = av.VideoFrame.from_ndarray(np.full((240, 320, 3), 90, np.uint8))
-        frame.pts = 0
-        data = bytes(next(iter(stream.encode(frame))))
-        out.start_encoding()
-        for index in range(count):
-            packet = av.Packet(data)
-            packet.stream, packet.is_keyframe, packet.time_base = stream, True, Fraction(1, 25)
-            packet.pts = packet.dts = index
-            packet.duration = 1
-            out.mux(packet)
-    return path
+    frame = np.full((240, 320, 3), 90, np.uint8)
+    return write_video(path, [frame] * count, fps=25, options={"preset": "ultrafast", "tune": "zerolatency"})
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.avi"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.ts", "a.h264"])
 def test_memory_depends_on_the_frames_asked_for_not_on_the_length(name: str, tmp_path: Path) -> None:
-    """Four thousand frames, 920 MB as RGB, for eight of them and for three clips of eight; a short film goes first."""
+    """Two thousand frames, 460 MB as RGB, for eight of them and for three clips of eight; a short film goes first."""
     read_video(write_long(tmp_path / f"short.{name}", 50))
-    path = write_long(tmp_path / name, 4000)
+    path = write_long(tmp_path / name, 2000)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tracemalloc.start()
     try:
         clip = read_video(path)
-        assert clip.duration == pytest.approx(160, abs=0.1)
+        assert clip.duration == pytest.approx(80, abs=0.1)
         assert tracemalloc.get_traced_memory()[1] < 12e6, "eight frames of 230 kB, twice"
         tracemalloc.reset_peak()
         del clip

@@ -1,5 +1,6 @@
 """Frames as a player shows them: upright, on white, unskewed, in the colours that were meant."""
 
+import math
 from fractions import Fraction
 from pathlib import Path
 
@@ -43,10 +44,15 @@ def test_a_display_matrix_turns_and_mirrors_frames_upright(
     assert [corners(frame) for frame in frames] == [MATRICES[matrix]] * 2
 
 
-def test_a_nearly_upright_matrix_turns_by_the_nearest_quarter(tmp_path: Path) -> None:
-    a, b = round(0.17 * ONE), round(0.98 * ONE)  # 80 degrees
+@pytest.mark.parametrize(
+    ("degrees", "nearest"), [(10, (1, 0, 0, 1)), (80, (0, 1, -1, 0)), (170, (-1, 0, 0, -1)), (290, (0, -1, 1, 0))]
+)
+def test_a_matrix_between_quarters_turns_by_the_nearest(
+    degrees: int, nearest: tuple[int, int, int, int], tmp_path: Path
+) -> None:
+    a, b = (round(f(math.radians(degrees)) * ONE) for f in (math.cos, math.sin))
     path = write_video(tmp_path / "a.mp4", [quarters()], turn=[a, b, 0, -b, a, 0, 0, 0, 1 << 30])
-    assert corners(read_video(path, 1).frames[0]) == MATRICES[0, 1, -1, 0]
+    assert corners(read_video(path, 1).frames[0]) == MATRICES[nearest]
 
 
 @pytest.mark.parametrize(
