@@ -7,54 +7,59 @@ nothing about files: all of this is ours. This room knows no path and no model.
 
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from omnivl.data import gif
-from omnivl.data.clips import Clip, choose, stacked, still, warn
+from omnivl.data.clips import Clip, stacked, still, wanted, warn
 from omnivl.data.images import decode_image, opened, shown
+from omnivl.data.sampling import Choice, Timeline
 
 ANIMATED = ("GIF", "PNG", "WebP", "AVIF")  # pictures that may move
 HURRY = 0.010  # seconds: delays up to this mean "unset", and last UNSET_DELAY as in browsers
 UNSET_DELAY = 0.100
 
 
-def read_animation(
-    file: BinaryIO, name: str, content: str, num_frames: int, start: float | None, end: float | None
-) -> Clip:
-    """Frames of an animated picture by its own delays, each completed from the ones before."""
-    shown = list(delays(file, content))
+def read_animation(file: BinaryIO, name: str, content: str, choices: Sequence[Choice]) -> list[Clip]:
+    """The clips chosen from an animated picture by its own delays, each frame completed from the ones before."""
+    shown: list[float] = []
+    try:
+        for seconds in delays(file, content):
+            shown.append(seconds)
+    except Exception:  # a decoder's complaint about a damaged file can be of any type
+        if shown:
+            warn(name, f"cut short or damaged behind {len(shown)} frames")
     while len(shown) > 1:
         times = [0.0, *itertools.accumulate(shown)]
-        duration = times.pop()
-        chosen = choose(times, duration, num_frames, start, end, name=name)
-        file.seek(0)
-        wanted = sorted(set(chosen))
-        frames = decode_animation(file, name, content, wanted)
-        if len(frames) == len(wanted):
-            return stacked(frames, chosen, times, duration)
-        lost = wanted[len(frames)]
+        timeline = Timeline(name, times[:-1], times[-1])
+        chosen = [choose(timeline) for choose in choices]
+        indices = wanted(chosen)
+        frames = decode_animation(file, name, content, indices)
+        if len(frames) == len(indices):
+            return stacked(frames, chosen, timeline)
+        lost = indices[len(frames)]
         warn(name, f"frame {lost} of {len(shown)} does not decode, used those before it")
         shown = shown[:lost]
     file.seek(0)
-    return still(np.asarray(decode_image(file, name, content)), name, num_frames, start, end)
+    return still(np.asarray(decode_image(file, name, content)), name, choices)
 
 
-def decode_animation(file: BinaryIO, name: str, content: str, wanted: list[int]) -> dict[int, np.ndarray]:
+def decode_animation(file: BinaryIO, name: str, content: str, indices: list[int]) -> dict[int, np.ndarray]:
     """Frames of an animated picture by number, each (H, W, 3) uint8; from the first on that does not decode, none."""
     frames: dict[int, np.ndarray] = {}
+    file.seek(0)
     with opened(file, name, content) as image:
         try:
             if content == "GIF":
-                for index, frame in enumerate(itertools.islice(gif.frames(file), wanted[-1] + 1)):
-                    if index in wanted:
+                for index, frame in enumerate(itertools.islice(gif.frames(file), indices[-1] + 1)):
+                    if index in indices:
                         frames[index] = np.asarray(frame)
                 return frames
             first = 1 if getattr(image, "default_image", False) else 0
-            for index in wanted:
+            for index in indices:
                 image.seek(first + index)
                 frames[index] = np.asarray(shown(image))
         except Exception:  # a decoder's complaint about a damaged file can be of any type
@@ -66,18 +71,23 @@ def decode_animation(file: BinaryIO, name: str, content: str, wanted: list[int])
 # --- how long each frame is shown ------------------------------------------------------------------------------------
 
 
+def moves(file: BinaryIO, content: str) -> bool:
+    """Whether a picture of an ANIMATED format has more than one whole frame."""
+    try:
+        return len(list(itertools.islice(delays(file, content), 2))) > 1
+    except Exception:  # what is damaged is told when it is decoded
+        return False
+
+
 def delays(file: BinaryIO, content: str) -> Iterator[float]:
     """Seconds each frame of a GIF, PNG, WebP or AVIF is shown; a still yields one. Only an AVIF that moves is decoded.
 
-    Stops quietly where the file is cut short. Delays of 10 ms or less count as 100 ms, as in browsers.
+    Delays of 10 ms or less count as 100 ms, as in browsers. Raises an error of any type where the file is cut short.
     """
     file.seek(0)
     walk = {"GIF": gif_delays, "PNG": png_delays, "WebP": webp_delays, "AVIF": avif_delays}[content]
-    try:
-        for seconds in walk(file):
-            yield seconds if seconds > HURRY else UNSET_DELAY
-    except Exception:  # what is damaged is told when frames are decoded
-        return
+    for seconds in walk(file):
+        yield seconds if seconds > HURRY else UNSET_DELAY
 
 
 def gif_delays(file: BinaryIO) -> Iterator[float]:
@@ -104,8 +114,8 @@ def png_delays(file: BinaryIO) -> Iterator[float]:
 
 def webp_delays(file: BinaryIO) -> Iterator[float]:
     file.seek(12)
-    while True:
-        name, size = gif.take(file, "<4sI")
+    while len(head := file.read(8)) == 8:
+        name, size = head[:4], int.from_bytes(head[4:], "little")
         end = file.tell() + size + size % 2
         if name == b"ANMF":
             low, high = gif.take(file, "<12xHB")

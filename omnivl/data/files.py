@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from omnivl.data.clips import warn
 from omnivl.data.images import bad
 from omnivl.data.sample import BadSample
 
@@ -235,13 +236,20 @@ def natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
 def find_media(folder: str | os.PathLike[str]) -> list[Path]:
     """Every picture and video below `folder`, in natural order. Known extensions (any case) count as they are, so that
     damaged files are reported when they are read; files without a known one, and `.ts`, by content. Hidden files and
-    folders are left out. Raises BadSample where `folder` is none."""
+    folders are left out; folders that cannot be searched too, with a warning. Raises BadSample where `folder` is
+    none."""
     root = resolve(folder)
-    if not root.is_dir():
-        raise bad(os.fspath(folder), "is not a folder" if root.exists() else "no such folder")
+    if not os.path.isdir(root):
+        raise bad(os.fspath(folder), "is not a folder" if os.path.lexists(root) else "no such folder")
+
+    def unread(error: OSError) -> None:
+        if Path(error.filename) == root:
+            raise bad(os.fspath(folder), f"cannot be searched ({error.strerror})") from error
+        warn(error.filename, f"cannot be searched ({error.strerror}), left out")
+
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
-    for at, folders, files in os.walk(root, followlinks=True):
+    for at, folders, files in os.walk(root, followlinks=True, onerror=unread):
         place = os.stat(at)
         if (place.st_dev, place.st_ino) in seen:  # a link back up
             folders.clear()

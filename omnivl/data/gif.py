@@ -32,19 +32,19 @@ class Patch:
 
 
 def patches(file: BinaryIO) -> Iterator[Patch]:
-    """The whole patches of a file, without decoding; ends where the file is cut short."""
+    """The whole patches of a file, without decoding. Raises OSError behind them where the file is cut short."""
     file.seek(0)
     try:
         width, height, flags = take(file, "<6xHHBxx")
         canvas, colours = (width, height), table(file, flags)
         control = bytes(4)
         first = True
-        while (mark := take(file, "B")[0]) != 0x3B:
-            if mark == 0x21:
+        while (mark := file.read(1)) not in (b";", b""):
+            if mark == b"!":
                 label = take(file, "B")[0]
                 content = blocks(file)
                 control = content[1:5] if label == 0xF9 and len(content) > 4 else control
-            elif mark == 0x2C:
+            elif mark == b",":
                 left, top, width, height, flags = take(file, "<HHHHB")
                 own = table(file, flags) or colours
                 data = file.read(1) + blocks(file)
@@ -56,7 +56,7 @@ def patches(file: BinaryIO) -> Iterator[Patch]:
                 yield Patch(canvas, (left, top), (width, height), picture, clear, control[0] >> 2 & 7, delay)
                 control, first = bytes(4), False
     except struct.error:
-        return
+        raise OSError("cut short") from None
 
 
 def frames(file: BinaryIO) -> Iterator[Image.Image]:

@@ -72,7 +72,9 @@ def opened(file: BinaryIO, name: str, content: str) -> Iterator[ImageFile.ImageF
     if content == "HEIC" and "HEIF" not in Image.OPEN:
         raise bad(name, 'HEIC needs a decoder: pip install "omnivl[heic]"')
     try:
-        with Image.open(file, formats=[known for known in FORMATS if known in Image.OPEN]) as image:
+        with Image.open(
+            with_alpha(file) if content == "WebP" else file, formats=[known for known in FORMATS if known in Image.OPEN]
+        ) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             if min(image.size) < 1:
@@ -90,6 +92,18 @@ def opened(file: BinaryIO, name: str, content: str) -> Iterator[ImageFile.ImageF
         raise bad(name, f"{content} that is damaged, cut short or of a kind that cannot be read") from None
     except Exception as error:  # a decoder's complaint about a damaged file can be of any type
         raise bad(name, f"damaged {content} ({error or type(error).__name__})") from error
+
+
+def with_alpha(file: BinaryIO) -> BinaryIO:
+    """An animated WebP as one that says its canvas may be transparent: where it does not, and yet clears what it has
+    painted, Pillow would show black."""
+    head = file.read(21)
+    file.seek(0)
+    if len(head) < 21 or head[12:16] != b"VP8X" or head[20] & 0x12 != 0x02:  # flags: 0x02 animated, 0x10 alpha
+        return file
+    data = bytearray(file.read())
+    data[20] |= 0x10
+    return io.BytesIO(data)
 
 
 def is_raw(image: Image.Image) -> bool:

@@ -2,7 +2,8 @@
 
 One crop, one flip and one set of operations for all frames of a clip, so that motion stays motion. Augmentation follows
 BLIP's recipe: random resized crop, flip, RandAugment without colour shifts; evaluation and inference resize to a
-square. Resizing is Pillow's, antialiased. Random numbers come from the generator given, and from nothing else.
+square, or average over `spatial_crops`. Resizing is Pillow's, antialiased. Random numbers come from the generator
+given, and from nothing else.
 Axes: T frames, H height, W width. This room knows no model, no tokenizer and no file.
 """
 
@@ -23,17 +24,17 @@ SIDES = re.compile(
     r"\b(left|right)(s|wards?|most|hand(ed)?|y)?\b|\b((anti|counter)[- ]?)?clockwise\b|\bmirror(ed)?\b", re.IGNORECASE
 )
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 
-def resize(frames: np.ndarray, size: int, interpolation: str = "bicubic", box: Box | None = None) -> np.ndarray:
-    """(T, H, W, 3) to (T, size, size, 3), antialiased, from `box` or the whole frame; unchanged where it fits."""
+def resize(frames: np.ndarray, size: int, interpolation: str = "bicubic") -> np.ndarray:
+    """(T, H, W, 3) to (T, size, size, 3), antialiased; unchanged where it fits."""
     if size < 1:
         raise ValueError(f"the size of a picture must be 1 or more, got {size}")
-    if frames.shape[1:3] == (size, size) and box is None:
+    if frames.shape[1:3] == (size, size):
         return frames
     how = INTERPOLATIONS[interpolation]
-    return each(frames, lambda image: image.resize((size, size), how, box))
+    return each(frames, lambda image: image.resize((size, size), how))
 
 
 def prepare(frames: np.ndarray, size: int, interpolation: str = "bicubic") -> np.ndarray:
@@ -41,11 +42,28 @@ def prepare(frames: np.ndarray, size: int, interpolation: str = "bicubic") -> np
     return resize(frames, size, interpolation)
 
 
+def spatial_crops(
+    frames: np.ndarray, size: int, num_crops: int = 3, interpolation: str = "bicubic"
+) -> list[np.ndarray]:
+    """Square views of a clip for evaluation, each (T, size, size, 3): as wide as the shorter side, evenly spread along
+    the longer one from edge to edge (left, centre, right; SlowFast, arXiv 1812.03982); one: the centre."""
+    if num_crops < 1:
+        raise ValueError(f"num_crops must be 1 or more, got {num_crops}")
+    height, width = frames.shape[1:3]
+    side = min(height, width)
+    views = []
+    for place in np.linspace(0, 1, num_crops) if num_crops > 1 else (0.5,):
+        left, top = round((width - side) * place), round((height - side) * place)
+        views.append(resize(frames[:, top : top + side, left : left + side], size, interpolation))
+    return views
+
+
 def random_resized_crop(
     frames: np.ndarray, size: int, rng: np.random.Generator, min_scale: float, interpolation: str = "bicubic"
 ) -> np.ndarray:
     """One random box of `min_scale` to all of the area, 3:4 to 4:3, cut from every frame and resized to a square."""
-    return resize(frames, size, interpolation, crop_box(frames.shape[1], frames.shape[2], rng, min_scale))
+    left, top, right, bottom = crop_box(frames.shape[1], frames.shape[2], rng, min_scale)
+    return resize(frames[:, top:bottom, left:right], size, interpolation)
 
 
 def crop_box(height: int, width: int, rng: np.random.Generator, min_scale: float) -> Box:

@@ -3,6 +3,7 @@
 `numbered(n)` draws frames whose number survives lossy codecs; `numbers(frames)` reads it back. Axes: T, H, W.
 """
 
+import io
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,16 @@ from PIL import Image
 
 BITS = 8
 RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 180, 40), (40, 60, 220), (255, 255, 255)
+UPRIGHT = {  # orientation tag -> where the four quarters of `quarters` are shown
+    1: ["red", "green", "blue", "white"],
+    2: ["green", "red", "white", "blue"],
+    3: ["white", "blue", "green", "red"],
+    4: ["blue", "white", "red", "green"],
+    5: ["red", "blue", "green", "white"],
+    6: ["blue", "red", "white", "green"],
+    7: ["white", "green", "blue", "red"],
+    8: ["green", "white", "red", "blue"],
+}
 
 
 def numbered(count: int, height: int = 48, width: int = 64, first: int = 0) -> np.ndarray:
@@ -52,6 +63,12 @@ def corners(picture: np.ndarray) -> list[str]:
     colours = {"red": RED, "green": GREEN, "blue": BLUE, "white": WHITE}
     spots = [picture[y * height // 4, x * width // 4].astype(int) for y in (1, 3) for x in (1, 3)]
     return [min(colours, key=lambda name: int(np.abs(spot - colours[name]).sum())) for spot in spots]
+
+
+def saved(image: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
 
 
 def write_video(
@@ -126,6 +143,29 @@ def encode_silence(out: Any, stream: Any, samples: int = 16000) -> None:
     frame.sample_rate, frame.pts, frame.time_base = 16000, 0, Fraction(1, 16000)
     out.mux(stream.encode(frame))
     out.mux(stream.encode())
+
+
+def write_planes(
+    path: Path, values: Sequence[int], *, codec: str, pixels: str, matrix: int, full: bool, transfer: int = 2
+) -> Path:
+    """Three flat frames whose luma and two chroma planes are these numbers, unconverted, with the colour matrix, range
+    (full or limited) and transfer (16: PQ, 18: HLG) stated by their numbers in H.273."""
+    with av.open(str(path), "w") as out:
+        stream = add_stream(out, codec, pixels, quarters(), 10)
+        context = stream.codec_context
+        context.colorspace, context.color_range, context.color_trc = matrix, 2 if full else 1, transfer
+        for index in range(3):
+            frame = av.VideoFrame(64, 48, pixels)
+            for plane, value in zip(frame.planes, values, strict=True):
+                deep = frame.format.components[0].bits > 8
+                plane.update(
+                    (value.to_bytes(2, "little") if deep else bytes([value])) * (plane.buffer_size // (1 + deep))
+                )
+            frame.pts, frame.time_base = index, Fraction(1, 10)
+            frame.colorspace, frame.color_range = matrix, 2 if full else 1
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    return path
 
 
 def write_sound(path: Path, cover: bool = False) -> Path:

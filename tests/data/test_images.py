@@ -1,39 +1,20 @@
 """Pictures: every kind of file gives the colours and the way up that a viewer shows, or one line that names it."""
 
-import io
+import base64
 import os
 import resource
 import struct
-import unicodedata
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageCms
 
-from omnivl.data.media import BadSample, find_media, kind, read_image, resolve
-from omnivl.data.transforms import prepare
-from tests.data.make_media import animation, corners, gif, png, quarters, tiff, write_video
+from omnivl.data.media import BadSample, kind, read_image
+from tests.data.make_media import UPRIGHT, animation, corners, gif, png, quarters, saved, tiff, write_video
 
 WHITE = (255, 255, 255)
-UPRIGHT = {  # orientation tag -> where the four quarters of `quarters` are shown
-    1: ["red", "green", "blue", "white"],
-    2: ["green", "red", "white", "blue"],
-    3: ["white", "blue", "green", "red"],
-    4: ["blue", "white", "red", "green"],
-    5: ["red", "blue", "green", "white"],
-    6: ["blue", "red", "white", "green"],
-    7: ["white", "green", "blue", "red"],
-    8: ["green", "white", "red", "blue"],
-}
-
-
-def saved(image: Image.Image, form: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def pixel(data: bytes, x: int = 0, y: int = 0) -> tuple[int, ...]:
@@ -70,6 +51,28 @@ def test_transparency_turns_with_the_picture() -> None:
 def test_a_broken_exif_never_loses_the_picture() -> None:
     data = saved(Image.fromarray(quarters()), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff", quality=95)
     assert corners(np.asarray(read_image(data))) == UPRIGHT[1]
+
+
+HEIC = base64.b64decode(  # `quarters(32, 48)`, turned a quarter to the right by its container and its EXIF
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAchtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAADRpbG9jAAAA"
+    "AERAAAIAAQAAAAAB7AABAAAAAAAAAD0AAgAAAAACKQABAAAAAAAAACQAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZl"
+    "AgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAABB2lwcnAAAADmaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH/"
+    "/wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29s"
+    "cm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAADAAAAABAAAAIAAAAAH////wAAAAAv///+AAAAACAAAAEHBpeGkAAAAA"
+    "AwgICAAAAAlpcm90AwAAABlpcG1hAAAAAAAAAAEAAQaBAgMFhIYAAAAaaXJlZgAAAAAAAAAOY2RzYwACAAEAAQAAAGltZGF0AAAAOSgBrwtg+tKB"
+    "v+QzdPIIB8SbmRZ++S4P//SKFQA+KyEXWWZCcpeS7sNBHAzLOMX3B2dQXL2m5uPy8AAAAAZFeGlmAABNTQAqAAAACAABARIAAwAAAAEABgAAAAAA"
+    "AA=="
+)
+
+
+@pytest.mark.parametrize(("turns", "orientation"), [(0, 1), (1, 8), (2, 3), (3, 6)])
+def test_a_phones_heic_is_turned_once_as_its_container_says(turns: int, orientation: int) -> None:
+    at = HEIC.index(b"irot") + 4  # quarter turns to the left
+    image = read_image(HEIC[:at] + bytes([turns]) + HEIC[at + 1 :])
+    assert image.size == ((48, 32) if turns % 2 == 0 else (32, 48)) and kind(HEIC) == "image"
+    assert corners(np.asarray(image)) == UPRIGHT[orientation]
+    with pytest.raises(BadSample, match="HEIC"):
+        read_image(HEIC[:-120])
 
 
 # --- transparency and depth ------------------------------------------------------------------------------------------
@@ -158,6 +161,32 @@ def test_the_ends_of_every_depth_stay_black_and_white() -> None:
         assert (pixel(data), pixel(data, 1)) == ((0, 0, 0), WHITE), depth
     assert pixel(saved(Image.new("1", (9, 9), 1), "TIFF", compression="group4")) == WHITE
     assert pixel(png(2, 1, 16, 0, words(200, 100))) == (1, 1, 1), "a dark picture of 16 bits stays dark"
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP", "GIF", "JPEG", "JPEG2000", "BMP", "AVIF", "PPM", "ICO"])
+def test_a_ramp_is_a_ramp_in_every_mode_that_a_format_can_store(form: str) -> None:
+    ramp = np.linspace(0, 255, 16).astype(np.uint8)[None].repeat(8, 0)
+    grey = Image.fromarray(ramp)
+    stored = [grey.convert(mode) for mode in ("L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")]
+    if form in ("PNG", "TIFF", "JPEG2000", "PPM"):
+        stored.append(Image.fromarray(ramp.astype(np.uint16) * 257))
+    if form in ("TIFF", "PPM"):
+        stored += [Image.fromarray(ramp.astype(np.int32) * 257), Image.fromarray(ramp.astype(np.float32) / 255)]
+    read = 0
+    for image in stored:
+        try:
+            data = saved(image, form, **({"quality": 100} if form in ("JPEG", "WEBP", "AVIF") else {}))
+        except (OSError, ValueError):
+            continue  # a mode that the format does not know
+        seen = np.asarray(read_image(data)).astype(int)
+        assert np.abs(seen - ramp[..., None]).max() <= 6, image.mode
+        read += 1
+    assert read >= 3
+    try:
+        checks = saved(Image.fromarray(ramp > 127), form)
+    except OSError:
+        return
+    assert np.abs(np.asarray(read_image(checks)).astype(int)[..., 0] - 255 * (ramp > 127)).max() <= 12
 
 
 # --- colour ----------------------------------------------------------------------------------------------------------
@@ -337,58 +366,3 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path: Path) -> None:
         path.write_bytes(bomb)
         assert "too many pixels" in refused(path) or "GIF" in refused(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB; decoded they fill gigabytes
-
-
-# --- shapes, names, folders ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (3, 2)])
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
-def test_thin_pictures_are_read_and_prepared(size: tuple[int, int], mode: str) -> None:
-    image = read_image(saved(Image.new(mode, size, "white"), "PNG"))
-    assert image.size == size and image.mode == "RGB"
-    assert prepare(np.asarray(image)[None], 32).shape == (1, 32, 32, 3)
-
-
-def test_the_content_decides_never_the_extension(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_bytes(saved(Image.fromarray(quarters()), "PNG"))
-    (tmp_path / "b").write_bytes(saved(Image.fromarray(quarters()), "WEBP", lossless=True))
-    for name in ("a.mp4", "b"):
-        assert kind(tmp_path / name) == "image"
-        assert corners(np.asarray(read_image(tmp_path / name))) == UPRIGHT[1]
-    with (tmp_path / "b").open("rb") as file:
-        assert corners(np.asarray(read_image(file))) == UPRIGHT[1]
-
-
-def test_both_spellings_of_a_name_mean_the_same_file(tmp_path: Path) -> None:
-    names = ["café ñandú.jpg", "für/ÅÅ.jpg", "日本語 ガ.jpg", "🐈\u200d⬛ cat.jpg", "two  spaces .jpg"]
-    for form, other in (("NFC", "NFD"), ("NFD", "NFC")):
-        for name in names:
-            path = tmp_path / form / unicodedata.normalize(form, name)  # type: ignore[arg-type]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(saved(Image.fromarray(quarters()), "JPEG", quality=95))
-            asked = tmp_path / form / unicodedata.normalize(other, name)  # type: ignore[arg-type]
-            assert resolve(asked) == path and corners(np.asarray(read_image(asked))) == UPRIGHT[1]
-            assert path in find_media(tmp_path)
-    mixed = tmp_path / "NFD" / "fu\u0308r" / unicodedata.normalize("NFC", "ÅÅ.jpg")
-    assert read_image(mixed).size == (64, 48)
-    assert resolve(tmp_path / "none é.jpg") == tmp_path / "none é.jpg"
-
-
-def test_folders_are_searched_whatever_the_case_in_natural_order(tmp_path: Path) -> None:
-    picture = saved(Image.new("RGB", (4, 4)), "PNG")
-    wanted = ["1.JPG", "2.jpeg", "10.Png", "a/b/3.webp", "a/clip.MP4", "broken.jpg", "clip.ts", "IMG.HEIC", "noname"]
-    left_out = [".hidden.jpg", ".git/x.png", "node_modules/x.png", "@eaDir/x.jpg", "notes.txt", "code.ts", "data.csv"]
-    for name in wanted + left_out:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(picture)
-    (tmp_path / "notes.txt").write_text("a")
-    (tmp_path / "code.ts").write_text("export const a = 1;")
-    (tmp_path / "odd").write_text("neither")
-    (tmp_path / "broken.jpg").write_bytes(b"")
-    (tmp_path / "a" / "loop").symlink_to(tmp_path)
-    found = [path.relative_to(tmp_path).as_posix() for path in find_media(tmp_path)]
-    assert sorted(found) == sorted(wanted)
-    assert [name for name in found if name[0].isdigit()] == ["1.JPG", "2.jpeg", "10.Png"]
-    with pytest.raises(BadSample, match="not a folder"):
-        find_media(tmp_path / "1.JPG")
