@@ -5,6 +5,7 @@ would do. Files of equal size are compared by their bytes. The paper (OmniVL, ar
 """
 
 import hashlib
+import os
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -61,13 +62,13 @@ def check(data: str, root: Path | None, split: str, progress: Progress) -> Repor
 
 def look(item: Item) -> tuple[str, list[Problem]]:
     """The medium of an item ("" where it does not decode) and what is wrong with its file."""
-    if not item.content and not resolve(item.media).exists():
+    if not item.content and not os.path.exists(resolve(item.media)):
         return "", [problem("missing media", item, f"{item.media}: no such file")]
     spanned = item.start is not None or item.end is not None
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            medium = "video" if spanned or resolve(item.media).is_dir() else kind(item.source)
+            medium = "video" if spanned or os.path.isdir(resolve(item.media)) else kind(item.source)
             if medium == "video":
                 read_video(item.source, NUM_FRAMES, item.start, item.end)
             else:
@@ -87,7 +88,7 @@ def same_files(items: list[Item]) -> Iterator[Problem]:
     by_size: dict[int, dict[Path, Item]] = defaultdict(dict)  # spans of one file are no copies
     for item in items:
         file = resolve(item.media)
-        if not item.content and file.is_file():
+        if not item.content and os.path.isfile(file) and os.access(file, os.R_OK):
             by_size[file.stat().st_size].setdefault(file, item)
     for size, files in by_size.items():
         first: dict[bytes, Path] = {}

@@ -7,6 +7,7 @@ the loader's business. This room knows no step, no rank and no model.
 
 import errno
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -218,7 +219,7 @@ def medium_of(item: Item) -> str:
 
     Raises BadSample where it is missing, or no media.
     """
-    if resolve(item.media).is_dir():
+    if os.path.isdir(resolve(item.media)):
         return "video"
     found = patiently(item, lambda: kind(item.source))
     return found if item.start is None and item.end is None else "video"
