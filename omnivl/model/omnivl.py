@@ -6,6 +6,7 @@ vocabulary. It takes tensors only, and knows no tokenizer, no data, no task, no 
 are not part of it.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -163,6 +164,18 @@ class OmniVL(nn.Module):
     def start_video_from_image(self) -> None:
         """See `VisualEncoder.start_video_from_image`."""
         self.visual.start_video_from_image()
+
+    def resize(self, image_size: int, num_frames: int) -> list[str]:
+        """Fit the position tables to other pictures and clips; gives a sentence for each that changed. See
+        `VisualEncoder.resize`."""
+        before = self.config.vision
+        self.config = dataclasses.replace(self.config, vision=self.visual.resize(image_size, num_frames))
+        told = []
+        if image_size != before.image_size:
+            told.append(f"positions resized from {before.image_size} to {image_size} pixels (bicubic)")
+        if num_frames != before.num_frames:
+            told.append(f"positions in time resized from {before.num_frames} to {num_frames} frames (linear)")
+        return told
 
     def without_decoders(self) -> "OmniVL":
         """This model, its decoders and classifier taken away in place: the two encoders and their projections."""
