@@ -21,16 +21,16 @@ ROWS = TOKENIZER.vocab_size
 WORDS = TOKENIZER.vocab[: ROWS - 2]  # without [DEC] and [ENC], as a BERT vocabulary is
 
 
-def randomised(model: Any, seed: int = 0) -> Any:
-    """Weights large enough that every path counts, norms and biases included."""
-    generator = torch.Generator().manual_seed(seed)
+def randomised(model: Any, noise: float = 0.1) -> Any:
+    """Weights large enough that every path counts, norms and biases included; wide models want less noise."""
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=noise)
     return model.eval()
 
 
-def blip(kind: str, vision: int = 32, text: int = 24, *, heads: int = 4, **more: Any) -> Any:
+def blip(kind: str, vision: int = 32, text: int = 24, *, heads: int = 4, noise: float = 0.1, **more: Any) -> Any:
     """BlipFor`kind`; `more` goes into both of its configs."""
     vision_config = transformers.BlipVisionConfig(
         **{**SIZES, **PIXELS, "num_attention_heads": heads, **more},
@@ -50,7 +50,7 @@ def blip(kind: str, vision: int = 32, text: int = 24, *, heads: int = 4, **more:
         text_config=text_config.to_dict(), vision_config=vision_config.to_dict(), image_text_hidden_size=12
     )
     torch.manual_seed(0)
-    return randomised(getattr(transformers, f"BlipFor{kind}")(config))
+    return randomised(getattr(transformers, f"BlipFor{kind}")(config), noise)
 
 
 def as_blip_has_it(model: Any) -> Any:

@@ -63,9 +63,9 @@ class OmniVL(nn.Module):
         self.classifier: nn.Linear | None = None
         self.pixel_scale: Tensor
         self.pixel_shift: Tensor
-        self._register_pixel_scale()
+        self.register_pixel_scale()
 
-    def _register_pixel_scale(self) -> None:
+    def register_pixel_scale(self) -> None:
         """pixels * scale + shift is (pixels / 255 - mean) / std."""
         mean, std = torch.tensor(self.config.mean).view(3, 1, 1), torch.tensor(self.config.std).view(3, 1, 1)
         self.register_buffer("pixel_scale", 1 / (255 * std), persistent=False)
@@ -273,7 +273,7 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> OmniVL
         if "labels" in extra:
             model.add_classifier(extra["labels"])
     model.extra = extra
-    model._register_pixel_scale()
+    model.register_pixel_scale()
     load_weights(model, weights, str(file))
     return model.to(device).eval()
 

@@ -165,8 +165,9 @@ def test_an_answer_decoder_of_another_width_gets_keys_and_values_of_its_own(tmp_
 @pytest.mark.parametrize("kind", KINDS)
 def test_blip_at_its_real_size(tmp_path: Path, kind: str) -> None:
     theirs = blip(
-        kind, 768, 768, heads=12, num_hidden_layers=12, image_size=224, patch_size=16, max_position_embeddings=512
-    )
+        kind, 768, 768, heads=12, noise=0.02,
+        num_hidden_layers=12, image_size=224, patch_size=16, max_position_embeddings=512,
+    )  # fmt: skip
     KINDS[kind](converted(save(theirs, tmp_path / "hf"), tmp_path / "out")[0], theirs, 224)
 
 

@@ -19,7 +19,7 @@ from omnivl.model.convert.apply import recognise, to_ours
 from omnivl.model.convert.architecture import check_settings, text_config, vision_config, with_pixels
 from omnivl.model.convert.assemble import Report, derive_text, fill, fit_widths, grow_vocabulary, share, tell
 from omnivl.model.convert.files import open_weights
-from omnivl.model.convert.tables import BLIP_TEXT
+from omnivl.model.convert.tables import BLIP_TEXT, CLASSIFIER
 from omnivl.model.folder import load_folder, save_folder
 from omnivl.model.hub import SOURCE_FILES, VOCABULARY_FILES, local_folder
 from omnivl.model.omnivl import OmniVL
@@ -39,7 +39,6 @@ class Side:
     folder: Path  # where its vocabulary may stand
     values: dict[str, Tensor]
     config: ModelConfig
-    ours: bool = False
     blip: bool = False
 
     def take(self, visual: bool) -> None:
@@ -108,10 +107,12 @@ def read_side(name: str | Path, report: Report, hub: Mapping[str, Any]) -> Side:
     opened = open_weights(path, str(name))
     if "visual.patches.image.weight" in opened.weights:
         model, _ = load_folder(folder)
-        config, values = model.config, dict(model.state_dict())
         report.sources.append(f"{name}: a model folder of omnivl")
-        report.used += list(opened.weights)
-        return Side(str(name), folder, values, config, ours=True)
+        report.sources += [line for line in model.extra.get("origin", ()) if line.startswith("source: ")]
+        values = {k: v for k, v in model.state_dict().items() if not k.startswith("classifier.")}
+        report.used += [k for k in opened.weights if not k.startswith("classifier.")]
+        report.dropped |= {k: CLASSIFIER for k in opened.weights if k.startswith("classifier.")}
+        return Side(str(name), folder, values, model.config)
     source = recognise(opened.weights, opened.where)
     check_settings(source, opened.settings, opened.where)
     made = to_ours(source, opened.weights, opened.where)

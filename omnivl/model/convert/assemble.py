@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from omnivl.config import ModelConfig
 from omnivl.model.convert.apply import Translated, listed
+from omnivl.model.layers import linear
 from omnivl.model.omnivl import OmniVL, shared_names
 
+VIDEO = re.compile(r"visual\.(blocks\.\d+\.temporal|time_position|patches\.video\.)")
+SILENT = "from the image weights, silent until videos are learnt"
 SELF_ATTENTION = re.compile(r"(text|generation)(\.blocks\.\d+\.attention(?:\.|_norm\.).+)")
 
 
@@ -28,7 +31,7 @@ class Report:
     new: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"source: {line}" for line in self.sources]
+        lines = [f"source: {line.removeprefix('source: ')}" for line in self.sources]
         lines += [f"used: {len(self.used)} tensors of the source, for {len(self.loaded)} of omnivl"]
         reasons = Counter(self.dropped.values())
         for why, count in reasons.items():
@@ -111,38 +114,51 @@ def grow_vocabulary(values: dict[str, Tensor], size: int, new: list[str]) -> Non
             values[name] = torch.cat([values[name], rows])
 
 
-@torch.no_grad()
 def fill(values: dict[str, Tensor], config: ModelConfig, report: Report, where: str) -> OmniVL:
-    """A model of `config` with these tensors, everything else derived or new. Empties `values`. Raises ValueError
-    listing the shapes that do not fit."""
-    model = OmniVL(config)
+    """A model of `config` on these tensors, which are taken as they are and not copied; everything else is derived or
+    new. Raises ValueError listing the shapes that do not fit."""
+    with torch.device("meta"):  # nothing is drawn only to be overwritten
+        model = OmniVL(config)
+    model.register_pixel_scale()
     aliases = shared_names(config)
-    wanted = {name: value for name, value in model.state_dict().items() if name not in aliases}
+    shapes = {name: value.shape for name, value in model.state_dict().items() if name not in aliases}
     misfits = [
-        f"{name} {tuple(value.shape)} for {tuple(wanted[name].shape)}"
-        for name, value in values.items()
-        if name in wanted and value.shape != wanted[name].shape
+        f"{name} {tuple(v.shape)} for {tuple(shapes[name])}" for name, v in values.items() if shapes[name] != v.shape
     ]
     if misfits:
         raise ValueError(f"{where}: these shapes do not fit: {listed(misfits)}")
-    assert not set(values) - set(wanted), "a table names a tensor that the model has not"
     timed = "visual.time_position" in values
-    for name, value in wanted.items():
+    state: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, shape in shapes.items():
         if name in values:
-            value.copy_(values.pop(name))
+            value = values[name]
+            state[name] = value.clone() if value.data_ptr() in taken else value  # copies are parameters of their own
+            taken.add(value.data_ptr())
             if name not in report.derived:
                 report.loaded.append(name)
-        elif name.startswith("visual.patches.video."):
-            report.derived[name] = "the 2-D kernel spread over the frames of a tubelet"
-        elif not timed and re.match(r"visual\.(blocks\.\d+\.temporal|time_position)", name):
-            report.derived[name] = "from the image weights, silent until videos are learnt"
+        elif VIDEO.match(name):
+            state[name] = torch.empty(shape)
+            image = name.startswith("visual.patches.video.")
+            report.derived[name] = "the 2-D kernel spread over the frames of a tubelet" if image else SILENT
         else:
+            state[name] = fresh(name, shape, config)
             report.new.append(name)
+    model.load_state_dict(state | {alias: state[owner] for alias, owner in aliases.items()}, assign=True)
     if timed:
         model.visual.patches.start_video_from_image()
     else:
         model.visual.start_video_from_image()
     return model.eval()
+
+
+def fresh(name: str, shape: torch.Size, config: ModelConfig) -> Tensor:
+    """A parameter of a head or a projection as the model's constructors start it."""
+    if name == "temperature":
+        return torch.tensor(config.temperature)
+    if len(shape) == 2:
+        return linear(shape[1], shape[0]).weight.detach()
+    return torch.ones(shape) if name.endswith("norm.weight") else torch.zeros(shape)
 
 
 def tell(report: Report, made: Translated) -> None:
