@@ -1,9 +1,10 @@
 """What converting a base-size BLIP checkpoint takes: seconds, and the peak of memory beside the file's size.
 
-    python studies/conversion.py
+    python -m studies.conversion
 
 The checkpoint is made here, of random weights under BLIP's own names (its captioner's and its matcher's); the command
-line converts it in a process of its own, on one thread. The numbers go to docs/results/conversion.json.
+line converts it in a process of its own, on one thread; Linux alone tells the peak. The numbers go to
+docs/results/conversion.json.
 """
 
 import os
@@ -16,9 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the command is a path, so the repository is not on it
-
 import torch
 
 from omnivl.config import ModelConfig
@@ -28,13 +26,16 @@ from omnivl.model.convert.tables import BLIP
 from omnivl.results import commit, machine
 from omnivl.train.checkpoint import write_json
 
+ROOT = Path(__file__).resolve().parents[1]
 PARTS = {"captioner": r"visual_encoder|text_decoder", "matcher": r"visual_encoder|text_encoder|\w+_proj|itm_head"}
 CONVERT = """
-import resource, sys, time
+import re, sys, time
 begun = time.monotonic()
 from omnivl.cli import main
 code = main(["convert", sys.argv[1], sys.argv[2], "--vocab", sys.argv[3]])
-print("measured", time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+seconds = time.monotonic() - begun
+# of this process alone, where getrusage would still count the one that started it
+print("measured", seconds, re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 sys.exit(code)
 """
 
@@ -52,7 +53,7 @@ def measure(kind: str, state: dict[str, Any], folder: Path) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     told = subprocess.run(words, capture_output=True, text=True, check=True, env=environment).stdout
     _, seconds, peak = told.splitlines()[-1].split()
-    sizes = {"file_bytes": file.stat().st_size, "peak_bytes": int(peak) * 1024}  # Linux counts in KiB
+    sizes = {"file_bytes": file.stat().st_size, "peak_bytes": int(peak) * 1024}
     row = {"source": f"BLIP {kind}, base, 384 pixels", "seconds": round(float(seconds), 2), **sizes}
     return row | {"peak_over_file": round(sizes["peak_bytes"] / sizes["file_bytes"], 3)}
 
@@ -66,7 +67,7 @@ def main() -> None:
         vocabulary(Path(folder) / "vocab.txt")
         rows = [measure(kind, state, Path(folder)) for kind in PARTS]
     found = {
-        "command": "python studies/conversion.py",
+        "command": "python -m studies.conversion",
         "omnivl": version("omnivl"),
         "commit": commit(),
         "machine": f"{machine()}, 1 thread",
