@@ -53,7 +53,7 @@ def vision_config(
         patch_size=patch,
         width=width,
         layers=depth(values, "visual.blocks"),
-        heads=heads(width, source, settings, where, notes),
+        heads=heads("vision", width, source, settings, where, notes),
         mlp_width=len(values["visual.blocks.0.mlp.fc1.bias"]),
         layer_norm_eps=told(settings, "layer_norm_eps", source.vision_eps, "vision layer_norm_eps", notes),
         # TimeSformer looks at every frame through the same 2-D kernel
@@ -88,14 +88,14 @@ def text_config(
         vocab_size=rows,
         width=width,
         layers=depth(values, f"{stack}.blocks"),
-        heads=heads(width, source, settings, where, notes),
+        heads=heads("text", width, source, settings, where, notes),
         mlp_width=len(values[f"{stack}.blocks.0.mlp.fc1.bias"]),
         max_positions=len(values[f"{stack}.embeddings.position.weight"]),
         layer_norm_eps=told(settings, "layer_norm_eps", source.text_eps, "text layer_norm_eps", notes),
     )
 
 
-def heads(width: int, source: Source, settings: Mapping[str, Any], where: str, notes: list[str]) -> int:
+def heads(what: str, width: int, source: Source, settings: Mapping[str, Any], where: str, notes: list[str]) -> int:
     """From the config, else by the source's width of a head. Raises ValueError where neither can be."""
     number = settings.get("num_attention_heads")
     if number is None:
@@ -105,7 +105,7 @@ def heads(width: int, source: Source, settings: Mapping[str, Any], where: str, n
                 f"{where} has the width {width}, which is no multiple of the {source.head_width} a head of "
                 f"{source.name}: put its config.json beside it"
             )
-        notes.append(f"heads: {number} ({source.head_width} a head, as {source.name} has; no config.json tells)")
+        notes.append(f"{what} heads: {number} ({source.head_width} a head, as {source.name} has; no config.json tells)")
     if not isinstance(number, int) or number < 1 or width % number:
         raise ValueError(f"{where}: its config.json says {number} heads, but its tensors have the width {width}")
     return number
