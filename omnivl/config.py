@@ -181,7 +181,8 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A whole run. `init` is a model folder or hub id to start from (then `model` is read from there)."""
+    """A whole run. `init` is a model folder or hub id to start from: then `model` is read from there, and only where
+    nothing but `image_size` or `num_frames` differs are its position tables resized to this one's."""
 
     recipe: str = ""
     seed: int = 0

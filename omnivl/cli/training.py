@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,13 @@ def train(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def fit_to_init(config: RunConfig, size: str | None, words: list[str]) -> RunConfig:
-    """The config with the shape of the model it starts from. Raises ConfigError where another one was asked for."""
+    """The config with the shape of the model it starts from, whose position tables alone may be given another size.
+    Raises ConfigError where another shape was asked for."""
     from omnivl.model.folder import read_config
+    from omnivl.model.hub import local_folder
 
-    own = read_config(Path(config.init))
+    own = read_config(local_folder(config.init))
+    resized: dict[str, int] = {}
     if size:
         own_sizes = dataclasses.replace(
             own, text=dataclasses.replace(own.text, vocab_size=MODELS[size].text.vocab_size)
@@ -139,13 +143,18 @@ def fit_to_init(config: RunConfig, size: str | None, words: list[str]) -> RunCon
         if own_sizes != MODELS[size]:
             raise ConfigError(f"--size {size} is not the shape of {config.init}; leave it out, or start without --init")
     for name in (word[2:].partition("=")[0] for word in words if word.startswith("--model.")):
-        asked, has = (functools.reduce(getattr, name.split(".")[1:], model) for model in (config.model, own))
-        if asked != has:
+        asked, has = (
+            functools.reduce(getattr, name.split(".")[1:], typing.cast(Any, model)) for model in (config.model, own)
+        )
+        if name in ("model.vision.image_size", "model.vision.num_frames"):
+            resized[name.rpartition(".")[2]] = asked
+        elif asked != has:
             raise ConfigError(
                 f"--{name} {asked} does not fit {config.init}, whose model has {has}; "
                 "leave it out, or start without --init"
             )
-    return dataclasses.replace(config, model=own)
+    vision = dataclasses.replace(own.vision, **resized)
+    return dataclasses.replace(config, model=dataclasses.replace(own, vision=vision))
 
 
 def run_training(config: RunConfig, out: Path, device: str, *, resume: bool = False) -> int:

@@ -23,7 +23,7 @@ def add_commands(commands: Any) -> None:
         )
         if name == "match":
             made.add_argument("text")
-        made.add_argument("--model", help="a model folder (default: OMNIVL_MODEL)")
+        made.add_argument("--model", help="a model folder or hub repository (default: OMNIVL_MODEL)")
         made.add_argument("--json", action="store_true", help="JSON; one line an input where there are several")
         add_device(made)
 

@@ -4,6 +4,8 @@ Images and videos go through every verb alike; one input gives one result, a lis
 `pipeline.model`. This room knows nothing of tasks or training.
 """
 
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from omnivl.data.transforms import prepare
 from omnivl.model import OmniVL
 from omnivl.model.folder import load_folder, save_folder
 from omnivl.model.generation import caption
+from omnivl.model.hub import local_folder, push_folder
 from omnivl.tokenizer import Tokenizer
 
 MAX_TOKENS = 40
@@ -58,8 +61,9 @@ Media = str | Path | Image.Image | np.ndarray | Loaded
 class Pipeline:
     """Use `omnivl.load` to get one."""
 
-    def __init__(self, model: OmniVL, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: OmniVL, tokenizer: Tokenizer, folder: Path | None = None) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
+        self.folder = folder  # where it was loaded from, if anywhere
         self.config = model.config
 
     # --- verbs -------------------------------------------------------------------------------------------------------
@@ -113,17 +117,82 @@ class Pipeline:
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write the model folder."""
-        save_folder(self.model, self.tokenizer, Path(save_directory))
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Write the model folder, with the card and the results of the one it was loaded from; with `push_to_hub` it
+        goes to the hub as well (as `repo_id`, else by the folder's name), and the address of the commit is given."""
+        folder = Path(save_directory)
+        for name in ("README.md", "results.json"):
+            if self.folder and (self.folder / name).is_file() and not (folder / name).exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.folder / name, folder / name)
+        save_folder(self.model, self.tokenizer, folder)
+        return self.push_to_hub(repo_id or folder.name, **push_to_hub_kwargs) if push_to_hub else None
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Push model using huggingface_hub.",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        allow_patterns: list[str] | str | None = None,
+        ignore_patterns: list[str] | str | None = None,
+        delete_patterns: list[str] | str | None = None,
+    ) -> str:
+        """Upload the model folder to a repository of the hub, made where there is none; gives the address of the
+        commit. Raises ValueError (one sentence) where the hub refuses or cannot be reached."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push_folder(
+                Path(folder),
+                repo_id,
+                private=private,
+                token=token,
+                branch=branch,
+                commit_message=commit_message,
+                create_pr=create_pr,
+                allow_patterns=allow_patterns,
+                ignore_patterns=ignore_patterns,
+                delete_patterns=delete_patterns,
+            )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *, device: str = "auto") -> "Pipeline":
-        """A pipeline from a model folder. Raises ValueError where it is not one."""
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        device: str = "auto",
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+    ) -> "Pipeline":
+        """A pipeline from a model folder, or from a hub repository in huggingface_hub's cache or fetched into it.
+
+        Raises ValueError (one sentence) where it is neither, or cannot be reached.
+        """
         from omnivl.distributed import resolve_device
 
-        model, tokenizer = load_folder(Path(pretrained_model_name_or_path).expanduser(), resolve_device(device))
-        return cls(model, tokenizer)
+        folder = local_folder(
+            pretrained_model_name_or_path,
+            force_download=force_download,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            revision=revision,
+        )
+        model, tokenizer = load_folder(folder, resolve_device(device))
+        return cls(model, tokenizer, folder)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -195,9 +264,33 @@ def spread(length: int, count: int) -> list[int]:
     return [int((i + 0.5) * length / count) for i in range(count)]
 
 
-def load(model: str | Path, *, device: str = "auto") -> Pipeline:
-    """The pipeline of a model folder: `omnivl.load("runs/demo/model")`. Raises ValueError where it is not one."""
-    return Pipeline.from_pretrained(model, device=device)
+def load(
+    model: str | Path,
+    *,
+    device: str = "auto",
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Pipeline:
+    """The pipeline of a model folder or a hub repository: `omnivl.load("runs/demo/model")`, `omnivl.load("user/name")`.
+
+    Args:
+        revision: branch, tag or commit of the repository.
+        token: of the hub, for private repositories; none: that of `hf auth login`.
+        cache_dir: where downloads go; none: where HF_HOME and HF_HUB_CACHE say.
+        local_files_only: take the cache as it is and open no connection, as HF_HUB_OFFLINE=1 does everywhere.
+
+    Raises ValueError (one sentence) where it is no model, or cannot be reached.
+    """
+    return Pipeline.from_pretrained(
+        model,
+        device=device,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
 
 
 __all__ = ["BadSample", "Caption", "Match", "Pipeline", "load"]

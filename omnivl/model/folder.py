@@ -5,6 +5,8 @@ config.json, model.safetensors, vocab.txt, tokenizer.json, tokenizer_config.json
 
 import json
 import os
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,27 @@ model = omnivl.load("PATH_OR_HUB_ID")
 model.caption(["cat.jpg", "clip.mp4"])
 ```
 """
+ORIGIN = """
+## Where the weights come from
+
+```
+{origin}
+```
+"""
+RESULTS = """
+## Results
+
+Fractions, never percent. results.json holds all settings.
+
+| task | data set | split | metric | value | chance | items |
+|---|---|---|---|---|---|---|
+{rows}
+"""
+HUB_TASKS = {  # ours -> the hub's, where it has the like
+    "caption": "image-to-text",
+    "classify": "zero-shot-image-classification",
+    "answer": "visual-question-answering",
+}
 
 
 def preprocessing(config: ModelConfig) -> dict[str, Any]:
@@ -51,7 +74,8 @@ def preprocessing(config: ModelConfig) -> dict[str, Any]:
 
 
 def save_folder(model: OmniVL, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a whole model folder; an existing README.md is kept."""
+    """Write a whole model folder; an existing README.md is kept. `model.extra["origin"]` tells in the card where the
+    weights come from."""
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(model, folder)
     tokenizer.save(folder)
@@ -61,7 +85,39 @@ def save_folder(model: OmniVL, tokenizer: Tokenizer, folder: Path) -> None:
         vision, text = model.config.vision, model.config.text
         numbers = sum(parameter.numel() for parameter in model.parameters())
         values = {"vision": vision.layers, "width": vision.width, "text": text.layers, "size": vision.image_size}
-        write_text(card, CARD.format(**values, frames=vision.num_frames, parameters=numbers))
+        origin = "\n".join(model.extra.get("origin", ()))
+        filled = CARD.format(**values, frames=vision.num_frames, parameters=numbers)
+        write_text(card, filled + (ORIGIN.format(origin=origin) if origin else ""))
+
+
+def add_results(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
+    """Put measured numbers (rows of results.json) into the card of a model folder: the hub's `model-index` in its
+    header, and a table. What else the card says is kept."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    rows = [row for row in results if row["value"] is not None]
+    if not rows or not (folder / "README.md").exists():
+        return
+    card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
+    assert isinstance(card.data, ModelCardData)
+    card.data.model_name = card.data.model_name or folder.resolve().name
+    card.data.eval_results = [
+        EvalResult(
+            task_type=HUB_TASKS.get(row["task"], row["task"]),
+            dataset_type=row["dataset"],
+            dataset_name=row["dataset"],
+            dataset_split=row["split"],
+            dataset_args=dict(row["settings"]),
+            metric_type=row["metric"],
+            metric_value=row["value"],
+        )
+        for row in rows
+    ]
+    names = ("task", "dataset", "split", "metric", "value", "chance", "n")
+    lines = (" | ".join(f"{row[n]:.4g}" if isinstance(row[n], float) else str(row[n]) for n in names) for row in rows)
+    table = RESULTS.format(rows="\n".join(f"| {line} |" for line in lines))
+    told = re.sub(r"\n## Results\n.*?(?=\n## |\Z)", "", str(card), flags=re.DOTALL)
+    write_text(folder / "README.md", told.rstrip("\n") + "\n" + table)
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -94,5 +150,5 @@ def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple[OmniV
 
 def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

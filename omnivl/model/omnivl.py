@@ -6,6 +6,7 @@ vocabulary. It takes tensors only, and knows no tokenizer, no data, no task, no 
 are not part of it.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -62,9 +63,9 @@ class OmniVL(nn.Module):
         self.classifier: nn.Linear | None = None
         self.pixel_scale: Tensor
         self.pixel_shift: Tensor
-        self._register_pixel_scale()
+        self.register_pixel_scale()
 
-    def _register_pixel_scale(self) -> None:
+    def register_pixel_scale(self) -> None:
         """pixels * scale + shift is (pixels / 255 - mean) / std."""
         mean, std = torch.tensor(self.config.mean).view(3, 1, 1), torch.tensor(self.config.std).view(3, 1, 1)
         self.register_buffer("pixel_scale", 1 / (255 * std), persistent=False)
@@ -164,6 +165,18 @@ class OmniVL(nn.Module):
         """See `VisualEncoder.start_video_from_image`."""
         self.visual.start_video_from_image()
 
+    def resize(self, image_size: int, num_frames: int) -> list[str]:
+        """Fit the position tables to other pictures and clips; gives a sentence for each that changed. See
+        `VisualEncoder.resize`."""
+        before = self.config.vision
+        self.config = dataclasses.replace(self.config, vision=self.visual.resize(image_size, num_frames))
+        told = []
+        if image_size != before.image_size:
+            told.append(f"positions resized from {before.image_size} to {image_size} pixels (bicubic)")
+        if num_frames != before.num_frames:
+            told.append(f"positions in time resized from {before.num_frames} to {num_frames} frames (linear)")
+        return told
+
     def without_decoders(self) -> "OmniVL":
         """This model, its decoders and classifier taken away in place: the two encoders and their projections."""
         del self.alignment, self.generation
@@ -260,7 +273,7 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> OmniVL
         if "labels" in extra:
             model.add_classifier(extra["labels"])
     model.extra = extra
-    model._register_pixel_scale()
+    model.register_pixel_scale()
     load_weights(model, weights, str(file))
     return model.to(device).eval()
 

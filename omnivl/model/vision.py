@@ -11,6 +11,7 @@ An image is one frame: it goes through the 2-D convolution, gets no temporal pos
 it never touches a temporal parameter. The room knows nothing of text, nor of how pixels are normalised.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -128,6 +129,7 @@ class VisualEncoder(nn.Module):
             raise ConfigError(
                 f"vision.image_size ({config.image_size}) must be a multiple of vision.patch_size ({config.patch_size})"
             )
+        self.config = config
         self.patches = PatchEmbed(config)
         self.grid = config.image_size // config.patch_size
         self.cls = nn.Parameter(torch.empty(config.width))
@@ -152,6 +154,27 @@ class VisualEncoder(nn.Module):
         for block in self.blocks:
             block.start_video_from_image()
         nn.init.zeros_(self.time_position)
+
+    @torch.no_grad()
+    def resize(self, image_size: int, num_frames: int) -> VisionConfig:
+        """Position tables for other pictures and clips: bicubic in space, linear in time. Gives the config that is now
+        true. Raises ConfigError where the patch size does not divide `image_size`, or there is no frame."""
+        config = dataclasses.replace(self.config, image_size=image_size, num_frames=num_frames)
+        if image_size < 1 or image_size % config.patch_size:
+            raise ConfigError(
+                f"an image size of {image_size} must be a multiple of the patch size, {config.patch_size}"
+            )
+        if num_frames < 1:
+            raise ConfigError(f"a clip must have 1 frame or more, not {num_frames}")
+        grid = image_size // config.patch_size
+        if grid != self.grid:
+            table = resize_space(self.position[1:], self.grid, grid, grid)
+            self.position = nn.Parameter(torch.cat([self.position[:1], table]))
+        slots = -(-num_frames // config.tubelet_size)
+        if slots != len(self.time_position):
+            self.time_position = nn.Parameter(resize_time(self.time_position, slots))
+        self.config, self.grid = config, grid
+        return config
 
     def is_silent(self) -> bool:
         """Whether no video has been learnt from yet: every temporal output projection is still zero."""
