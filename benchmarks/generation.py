@@ -9,6 +9,7 @@ tokens.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -84,7 +85,7 @@ def measure(tiny: bool, pairs: int) -> list[Row]:
         ("captions, beam 3, self-attention", Rereader, {"them": "keeping the picture's keys and values alone"}),
     ):
         times = take_turns(
-            lambda: write(Writer, model, tokens, length), lambda peer=peer: write(peer, model, tokens, length), pairs
+            partial(write, Writer, model, tokens, length), partial(write, peer, model, tokens, length), pairs
         )
         rows.append(against(what, times, settings | about))
     return rows
