@@ -94,7 +94,7 @@ def world(recipe: str, *stages: StageConfig) -> RunConfig:
 
 def demo() -> RunConfig:
     """The main job: language, images, then images and clips, on the built-in world."""
-    return world("demo", language(), images(1300), joint(1250))
+    return world("demo", language(), images(900), joint(1500))
 
 
 # The five paradigms that the paper compares, at an equal number of steps.
