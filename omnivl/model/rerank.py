@@ -47,17 +47,36 @@ def rerank(
     Returns:
         (V, M) for visual queries and (M, V) for text queries.
     """
-    if k < 0:
-        raise ValueError(f"k is {k}, wanted 0 or more")
-    scaled = similarity / model.temperature.clamp(0.001, 0.5)
-    if k == 0:
-        return scaled, scaled.T
-    rows, columns = similarity.shape
-    to_text = torch.zeros(rows, columns, dtype=torch.bool, device=similarity.device)
-    to_text.scatter_(1, similarity.topk(min(k, columns), dim=1).indices, True)
-    to_visual = torch.zeros_like(to_text).scatter_(0, similarity.topk(min(k, rows), dim=0).indices, True)
+    to_text, to_visual = candidates(similarity, k)
     pairs = (to_text | to_visual).nonzero()
     matched = torch.zeros_like(similarity)
     matched[pairs[:, 0], pairs[:, 1]] = match_log_probability(model, tokens, ids, mask, pairs)
+    return final_scores(model, similarity, matched, to_text, to_visual)
+
+
+def candidates(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Which pairs are reranked, (V, M) bool each: the best `k` texts of every visual input, and the best `k` visual
+    inputs of every text. Items level with the last of them are candidates too, so that no order of the items tells.
+
+    Raises ValueError where k is negative.
+    """
+    if k < 0:
+        raise ValueError(f"k is {k}, wanted 0 (no reranking) or more")
+    found = []
+    for dim, size in ((1, similarity.shape[1]), (0, similarity.shape[0])):
+        if k == 0 or size == 0:
+            found.append(torch.zeros_like(similarity, dtype=torch.bool))
+        else:
+            last = similarity.topk(min(k, size), dim=dim).values.narrow(dim, min(k, size) - 1, 1)
+            found.append(similarity >= last)
+    return found[0], found[1]
+
+
+def final_scores(
+    model: OmniVL, similarity: Tensor, matched: Tensor, to_text: Tensor, to_visual: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Scores (V, M) and (M, V) of `rerank` from log p(matched) of its candidates."""
+    scaled = similarity / model.temperature.clamp(0.001, 0.5)
+    behind = scaled if not (to_text.any() or to_visual.any()) else scaled + BEHIND
     final = scaled + matched
-    return torch.where(to_text, final, scaled + BEHIND), torch.where(to_visual, final, scaled + BEHIND).T
+    return torch.where(to_text, final, behind), torch.where(to_visual, final, behind).T
