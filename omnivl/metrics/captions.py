@@ -7,7 +7,7 @@ that were split in another way: each metric is named with the reason why it was 
 
 import importlib.util
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider")
@@ -25,31 +25,40 @@ def missing() -> str:
 
 
 def caption_metrics(
-    predictions: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Values by metric, and for each metric that was not run the reason.
+    several: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
+) -> tuple[list[dict[str, float]], dict[str, str]]:
+    """Of each of several sets of captions of the same items the values by metric; and for each metric that was not run
+    the reason. (The Java programs start slowly: what is to be compared is best scored at once.)
 
     `references[i]` are the captions of item i. An empty prediction scores 0 and stays in the mean. Raises ValueError
     for no items, unequal counts, or an item without references.
     """
-    if len(predictions) != len(references) or not predictions:
-        raise ValueError(
-            f"there are {len(predictions)} captions and references for {len(references)} items; want as many, not 0"
-        )
+    for predictions in several:
+        if len(predictions) != len(references) or not predictions:
+            raise ValueError(
+                f"there are {len(predictions)} captions and references for {len(references)} items; want as many, not 0"
+            )
     if any(not own for own in references):
         raise ValueError("an item without reference captions cannot be scored")
     not_run = {"spice": SPICE}
     reason = missing()
     if reason:
-        return {}, not_run | dict.fromkeys(METRICS, reason)
+        return [{} for _ in several], not_run | dict.fromkeys(METRICS, reason)
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    split = split_words([*references, *([text] for predictions in several for text in predictions)])
+    count, meteor = len(references), Meteor()
+    sets = [[own[0] or NOTHING for own in split[first : first + count]] for first in range(count, len(split), count)]
+    return [score(written, split[:count], meteor) for written in sets], not_run
+
+
+def split_words(texts: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Texts as the reference implementation splits them: lower case, no punctuation, one blank between two words."""
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    tokenizer = PTBTokenizer()
-    split = [
-        tokenizer.tokenize({i: [{"caption": one_line(text)} for text in own] for i, own in enumerate(texts)})
-        for texts in ([[text] for text in predictions], references)
-    ]
-    return score_split(*split, meteor=True), not_run
+    lines = {i: [{"caption": one_line(text)} for text in own] for i, own in enumerate(texts)}
+    found = PTBTokenizer().tokenize(lines)
+    return [found[i] for i in range(len(texts))]
 
 
 def one_line(text: str) -> str:
@@ -57,21 +66,15 @@ def one_line(text: str) -> str:
     return " ".join(text.replace("|||", " ").split()) or NOTHING
 
 
-def score_split(
-    written: Mapping[int, list[str]], references: Mapping[int, list[str]], *, meteor: bool
-) -> dict[str, float]:
-    """Values by metric of texts that are split into words already, one blank between two. METEOR starts Java."""
+def score(written: Sequence[str], references: Sequence[list[str]], meteor: Any) -> dict[str, float]:
+    """Values by metric of texts that are split already."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    written = {i: [own[0] or NOTHING] for i, own in written.items()}
-    bleu, _ = Bleu(4).compute_score(references, written, verbose=0)
-    values: dict[str, Any] = {f"bleu{n}": value for n, value in enumerate(bleu, 1)}
-    if meteor:
-        from pycocoevalcap.meteor.meteor import Meteor
-
-        values["meteor"] = Meteor().compute_score(references, written)[0]
-    values["rouge_l"] = Rouge().compute_score(references, written)[0]
-    values["cider"] = Cider().compute_score(references, written)[0]
+    own, said = dict(enumerate(references)), {i: [text] for i, text in enumerate(written)}
+    bleu, _ = Bleu(4).compute_score(own, said, verbose=0)
+    values = {f"bleu{n}": value for n, value in enumerate(bleu, 1)}
+    for name, scorer in (("meteor", meteor), ("rouge_l", Rouge()), ("cider", Cider())):
+        values[name] = scorer.compute_score(own, said)[0]
     return {name: float(value) for name, value in values.items()}

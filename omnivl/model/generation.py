@@ -198,8 +198,8 @@ def beam_search(writer: Writer, beams: int, *, length_penalty: float = 1.0, keep
         ended = totals[:, :, sep] / length**length_penalty
         for item, beam in (ended > to_beat[:, None]).nonzero().tolist():
             text = writer.texts[item * beams + beam, writer.start :].tolist()
-            score = float(worth[item, beam] + truth[item, beam, sep]) / length
-            kept[item].append((float(ended[item, beam]), Generated((*text, sep), score)))
+            score = (worth[item, beam] + truth[item, beam, sep]).item() / length
+            kept[item].append((ended[item, beam].item(), Generated((*text, sep), score)))
             kept[item] = sorted(kept[item], key=lambda found: -found[0])[:keep]
             if len(kept[item]) == keep:
                 to_beat[item] = kept[item][-1][0]

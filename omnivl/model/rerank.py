@@ -9,7 +9,6 @@ from torch import Tensor
 
 from omnivl.model.omnivl import OmniVL
 
-BEHIND = -1e6  # added to the similarity of what was not reranked
 SCORE = "log p(matched) + similarity / temperature"
 
 
@@ -77,6 +76,14 @@ def final_scores(
 ) -> tuple[Tensor, Tensor]:
     """Scores (V, M) and (M, V) of `rerank` from log p(matched) of its candidates."""
     scaled = similarity / model.temperature.clamp(0.001, 0.5)
-    behind = scaled if not (to_text.any() or to_visual.any()) else scaled + BEHIND
     final = scaled + matched
-    return torch.where(to_text, final, behind), torch.where(to_visual, final, behind).T
+    return behind(scaled, final, to_text, 1), behind(scaled, final, to_visual, 0).T
+
+
+def behind(scaled: Tensor, final: Tensor, chosen: Tensor, dim: int) -> Tensor:
+    """The final scores of what was chosen, and all else behind it: moved down as a whole by no more than it takes, as a
+    large number would swallow the small differences in its order."""
+    lowest = final.masked_fill(~chosen, torch.inf).amin(dim, keepdim=True)
+    highest = scaled.masked_fill(chosen, -torch.inf).amax(dim, keepdim=True)
+    shift = torch.where(lowest.isinf() | highest.isinf(), 0.0, (lowest - highest - 1).clamp(max=0))
+    return torch.where(chosen, final, scaled + shift)

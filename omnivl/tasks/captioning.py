@@ -73,8 +73,7 @@ def score_captions(gallery: Gallery, written: list[str], settings: dict[str, Any
         ("exact", exact_match(written, gallery.captions), exact_match(others, gallery.captions)),
         ("token_f1", token_f1(written, gallery.captions), token_f1(others, gallery.captions)),
     ]
-    known, not_run = caption_metrics(written, gallery.captions)
-    guessed, _ = caption_metrics(others, gallery.captions)
+    (known, guessed), not_run = caption_metrics([written, others], gallery.captions)
     values += [(metric, value, guessed[metric]) for metric, value in known.items()]
     if gallery.motions:
         right = sum(

@@ -44,6 +44,8 @@ def fit(inputs: Tensor, targets: Tensor, classes: int, strength: float) -> tuple
     weights = torch.zeros(classes, inputs.shape[1], dtype=torch.float64, device=inputs.device, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, device=inputs.device, requires_grad=True)
     scale = 1 / (strength * len(inputs))
+    if classes == 2:  # scikit-learn has one vector of them, the difference of ours, whose square is twice theirs
+        scale *= 2
     solver = torch.optim.LBFGS(
         [weights, bias], max_iter=ITERATIONS, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
     )

@@ -3,7 +3,8 @@ world's two tests of the order of time, which are retrieval among a clip's sibli
 
 Ranks share the items: each encodes its own and scores the pairs that they stand in. Visual tokens are the large thing:
 they are kept on the host until a limit, and those past it are encoded again, block by block, when they are reranked.
-Axes: V visual inputs, M texts, N visual tokens, L text tokens, E embedding, D width.
+Scores are rounded to what is above the noise of float32, which differs from batch to batch: items that are alike stay
+level, and share their ranks. Axes: V visual inputs, M texts, N visual tokens, L text tokens, E embedding, D width.
 """
 
 import logging
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 LETTER = {"image": "i", "video": "v"}
 GIB = 2**30
+COSINE_DIGITS, LOG_DIGITS = 5, 4  # behind the point, that scores are rounded to
 
 
 @dataclass
@@ -121,7 +123,7 @@ def match_pairs(model: OmniVL, tokens: VisualTokens, ids: Tensor, mask: Tensor, 
         pairs = wanted[indices].nonzero()
         rows = torch.tensor(indices, device=wanted.device)[pairs[:, 0]]
         scores[rows, pairs[:, 1]] = match_log_probability(model, block, ids, mask, pairs)
-    return distributed.fill_from_ranks(scores)
+    return distributed.fill_from_ranks(scores).round(decimals=LOG_DIGITS)
 
 
 @torch.inference_mode()
@@ -130,13 +132,15 @@ def encode_texts(
 ) -> Tensor:
     """(M, E) unit vectors; ranks share the texts."""
     device = model.temperature.device
-    vectors = torch.zeros(len(texts), model.config.embed_dim, device=device)
-    own = distributed.own_part(len(texts))
+    different = list(dict.fromkeys(texts))  # the same text has the same vector to the last bit
+    vectors = torch.zeros(len(different), model.config.embed_dim, device=device)
+    own = distributed.own_part(len(different))
     for first in range(0, len(own), batch_size):
         part = list(own[first : first + batch_size])
-        ids, mask = tokenizer([texts[number] for number in part], max_tokens=max_tokens)
+        ids, mask = tokenizer([different[number] for number in part], max_tokens=max_tokens)
         vectors[part] = model.encode_text(ids.to(device), mask.to(device)).embed
-    return distributed.fill_from_ranks(vectors)
+    places = {text: place for place, text in enumerate(different)}
+    return distributed.fill_from_ranks(vectors)[[places[text] for text in texts]]
 
 
 @torch.inference_mode()
@@ -159,7 +163,7 @@ def evaluate_retrieval(
     )
     if k:
         log.info(encoded.tokens.told())
-    similarity = encoded.visual @ encoded.text.T  # (V, M)
+    similarity = (encoded.visual @ encoded.text.T).round(decimals=COSINE_DIGITS)  # (V, M)
     similarity[~encoded.read] = -2.0  # below every cosine: what cannot be read is never found
     own = torch.arange(len(gallery), device=similarity.device)[:, None] == encoded.owner[None, :]  # (V, M)
     results = []
@@ -199,7 +203,7 @@ def score_retrieval(gallery: Gallery, by_visual: Tensor, by_text: Tensor, own: T
 @torch.inference_mode()
 def pair_scores(model: OmniVL, encoded: Encoded) -> tuple[Tensor, Tensor]:
     """(V, M) cosines, and log p(matched) of every pair."""
-    similarity = encoded.visual @ encoded.text.T
+    similarity = (encoded.visual @ encoded.text.T).round(decimals=COSINE_DIGITS)
     everything = torch.ones_like(similarity, dtype=torch.bool)
     return similarity, match_pairs(model, encoded.tokens, encoded.ids, encoded.mask, everything)
 
@@ -229,7 +233,7 @@ def evaluate_reverse(model: OmniVL, tokenizer: Tokenizer, forward: Gallery, back
     own = torch.eye(len(forward), dtype=torch.bool, device=encoded.visual.device)
     sides = []
     for side in (encoded, reverse):
-        cosine = (side.visual * encoded.text).sum(1)
+        cosine = (side.visual * encoded.text).sum(1).round(decimals=COSINE_DIGITS)
         sides.append((cosine, match_pairs(model, side.tokens, encoded.ids, encoded.mask, own).diagonal()))
     for kind, right, wrong in zip(("", "match_"), *sides, strict=True):
         value = ((right > wrong).double() + (right == wrong).double() / 2).mean()
