@@ -3,6 +3,7 @@ several processes each works on its own items, and all of them come to the same 
 """
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -166,9 +167,12 @@ class Evaluation:
         config = self.config
         data = config.train_data or config.data
 
+        fold = found[1] if (found := re.fullmatch(r"[a-z]+(\d+)", config.split)) else ""  # test2 goes with train2
+
         def split(name: str) -> Gallery | None:
-            found = [g for g in self.galleries(self.source(data, name, "labels"), name) if g.medium == test.medium]
-            return found[0] if found else None
+            name += fold
+            made = [g for g in self.galleries(self.source(data, name, "labels"), name) if g.medium == test.medium]
+            return made[0] if made else None
 
         train = split("train")
         if train is None or set(train.keys) & set(test.keys):

@@ -14,7 +14,7 @@ from torch.multiprocessing.spawn import spawn
 from omnivl import distributed
 from omnivl.cli import main
 from omnivl.config import EvaluationConfig
-from omnivl.data.annotations import FORMATS, Annotations, Item
+from omnivl.data.annotations import FORMATS, Annotations, Format, Item
 from omnivl.data.sample import Question
 from omnivl.evaluation import evaluate
 from omnivl.metrics import captions
@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return mini_folder(tmp_path_factory.mktemp("model") / "m")
 
 
-def read_made_up(path: Path, root: Path | None, split: str) -> Annotations:
+def read_made_up(path: Path, root: Path | None, split: str, on_error: str = "raise") -> Annotations:
     """13 test pictures, of which one is broken, 12 training pictures and 5 of validation; several captions and
     questions each."""
     count = {"train": 12, "validation": 5, "test": 13}[split]
@@ -52,10 +52,13 @@ def read_made_up(path: Path, root: Path | None, split: str) -> Annotations:
     return Annotations(items)
 
 
+MADE_UP = Format(read_made_up, "made up", "folder/", "beside")
+
+
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A data set of all kinds of annotations, which no process has to read from a file."""
-    monkeypatch.setitem(FORMATS, "madeup", read_made_up)
+    monkeypatch.setitem(FORMATS, "madeup", MADE_UP)
     monkeypatch.setattr(captions, "missing", lambda: "it needs Java")
     return f"madeup:{tmp_path}"
 
@@ -72,7 +75,7 @@ def told(results: list[Result]) -> dict[str, float | None]:
 def rank_evaluates(rank: int, ports: dict[int, int], model: str, data: str, out: str) -> None:
     """One process of each of several worlds, one after the other."""
     torch.set_num_threads(1)
-    FORMATS["madeup"] = read_made_up
+    FORMATS["madeup"] = MADE_UP
     vars(captions)["missing"] = lambda: "it needs Java"
     config = EvaluationConfig(tasks=TASKS, data=data, rerank=4, batch_size=7, views=(1, 2), token_memory=1e-6)
     for world, port in ports.items():

@@ -84,7 +84,7 @@ def test_a_classifier_resumed_equals_the_uninterrupted_run(start: Path, tmp_path
     [
         (("--train.validate_every", "1", "--train.validate_split", "test"), "never chosen on a test split"),
         (("--train.validate_every", "1", "--train.validate_split", "1k-A-Test"), "never chosen on a test split"),
-        (("--train.select", "top1"), "needs train.validate_every"),
+        (("--train.select", "top1"), "measured where train.validate_every is set"),
         (("--data.reads", "texts"), "task.name 'answering' needs data.reads 'questions'"),
     ],
 )
@@ -108,8 +108,6 @@ def test_another_picture_size_resizes_the_positions_and_stays_with_the_model(sta
     pixels = torch.randn(2, 1, 3, 64, 64)
     with torch.no_grad():  # the larger picture is seen as the model would have resized its table for it
         torch.testing.assert_close(after.encode_visual(pixels).embed, before.encode_visual(pixels).embed)
-    with pytest.raises(ValueError, match="an image size of 50 is not a multiple of the patch size 16"):
-        after.resize(50)
 
 
 # --- what a sample is made of ----------------------------------------------------------------------------------------
