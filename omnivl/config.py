@@ -194,7 +194,7 @@ class EvaluationConfig:
     num_items: int = 256  # of the gallery, for sources that render as many as asked
     batch_size: int = 64  # items encoded at a time
     rerank: int = 128  # candidates that the matching score re-orders
-    token_memory: float = 2.0  # GiB a process that visual tokens may take until reranking; the rest is encoded again
+    token_memory: float = 1.0  # GiB a process that visual tokens may take until reranking; the rest is encoded again
     views: tuple[int, int] = (1, 1)  # clips and crops of an item that a classifier averages
     zero_shot: bool = False  # classify by prompts although the model has a classifier
     shots: int = 0  # training items a class that a probe sees; 0: all

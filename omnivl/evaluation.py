@@ -10,6 +10,7 @@ from pathlib import Path
 
 from omnivl import distributed
 from omnivl.config import ConfigError, DataConfig, EvaluationConfig, Reads, read_json
+from omnivl.data.annotations import FORMATS
 from omnivl.data.asked import ANSWERS
 from omnivl.data.galleries import Views, file_gallery, world_gallery, world_reverse, world_siblings
 from omnivl.data.sample import Gallery
@@ -226,18 +227,21 @@ class Evaluation:
         return answers, origin
 
     def listed_answers(self, gallery: Gallery) -> tuple[list[str], str]:
+        """Those of the training split's annotations, whose media need not be there."""
         data = self.config.train_data or self.config.data
+        name, _, path = data.partition(":")
+        root = Path(self.config.root).expanduser() if self.config.root else None
         try:
-            train = self.galleries(self.source(data, "train", "questions"), "train")
+            items = FORMATS[name](Path(path).expanduser(), root, "train").items if name in FORMATS else []
         except ValueError:
             if self.config.train_data:
                 raise
-            train = []
-        keys = {key for each in train for key in each.keys}
-        own = not train or not keys.isdisjoint(gallery.keys)
+            items = []
+        own = not items or not {item.key for item in items}.isdisjoint(gallery.keys)
         if own:
             log.warning("%s has no training questions of its own: its own answers are ranked", gallery.name)
-        questions = [asked for each in ([gallery] if own else train) for many in each.questions for asked in many]
+        asked = gallery.questions if own else [item.questions for item in items]
+        questions = [question for many in asked for question in many]
         return commonest_answers(questions, self.config.num_answers), "evaluated" if own else "train"
 
 

@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_made_up(path: Path, root: Path | None, split: str, on_error: str = "raise") -> Annotations:
     """13 test pictures, of which one is broken, 12 training pictures and 5 of validation; several captions and
     questions each."""
-    count = {"train": 12, "validation": 5, "test": 13}[split]
+    count = {"train": 12, "validation": 5, "test": 13}[split.rstrip("2")]  # test2 is a fold of its own
     items = []
     for i in range(count):
         media = path / f"{split}{i}.png"
@@ -157,6 +157,12 @@ def test_a_probe_learns_on_the_training_split(model: Path, data: str, tmp_path: 
     row = rows(tmp_path)[0]
     assert (row["task"], row["split"], row["n"]) == ("probe", "test", 13)
     assert row["settings"]["shots"] == 2 and row["settings"]["trained_on"] == 4
+
+
+def test_a_probe_of_a_fold_learns_on_the_same_fold(model: Path, data: str, tmp_path: Path) -> None:
+    assert run(model, tmp_path, "--task", "probe", "--data", data, "--split", "test2") == 0
+    assert {row["split"] for row in rows(tmp_path)} == {"test2"}
+    assert (tmp_path / "train20.png").exists() and not (tmp_path / "train0.png").exists()
 
 
 def test_the_worlds_questions_need_no_file(model: Path, tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ def rerank(
     pairs = (to_text | to_visual).nonzero()
     matched = torch.zeros_like(similarity)
     matched[pairs[:, 0], pairs[:, 1]] = match_log_probability(model, tokens, ids, mask, pairs)
-    return final_scores(model, similarity, matched, to_text, to_visual)
+    scaled = similarity / model.temperature.clamp(0.001, 0.5)
+    final = scaled + matched
+    return behind(scaled, final, to_text, 1), behind(scaled, final, to_visual, 0).T
 
 
 def candidates(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -71,18 +73,9 @@ def candidates(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return found[0], found[1]
 
 
-def final_scores(
-    model: OmniVL, similarity: Tensor, matched: Tensor, to_text: Tensor, to_visual: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Scores (V, M) and (M, V) of `rerank` from log p(matched) of its candidates."""
-    scaled = similarity / model.temperature.clamp(0.001, 0.5)
-    final = scaled + matched
-    return behind(scaled, final, to_text, 1), behind(scaled, final, to_visual, 0).T
-
-
 def behind(scaled: Tensor, final: Tensor, chosen: Tensor, dim: int) -> Tensor:
-    """The final scores of what was chosen, and all else behind it: moved down as a whole by no more than it takes, as a
-    large number would swallow the small differences in its order."""
+    """The final scores (V, M) of what was chosen of each query along `dim`, and behind them all else in its order:
+    moved down as a whole by no more than it takes, as a large number would swallow small differences."""
     lowest = final.masked_fill(~chosen, torch.inf).amin(dim, keepdim=True)
     highest = scaled.masked_fill(chosen, -torch.inf).amax(dim, keepdim=True)
     shift = torch.where(lowest.isinf() | highest.isinf(), 0.0, (lowest - highest - 1).clamp(max=0))

@@ -76,7 +76,8 @@ CLIPS = changed(
 
 def retrieval_msrvtt() -> RunConfig:
     """Text-to-video retrieval on MSRVTT (1k-A, trained on its 9k): 10 epochs, 12 frames. It has no validation split."""
-    return finetuning("retrieval_msrvtt", changed(CLIPS, task=WITHOUT_LM, train={"steps": 56_000}))
+    stage = changed(CLIPS, data={"split": "train9k"}, task=WITHOUT_LM, train={"steps": 56_000})
+    return finetuning("retrieval_msrvtt", stage)
 
 
 def retrieval_didemo() -> RunConfig:

@@ -18,7 +18,7 @@ from omnivl import distributed
 from omnivl.data.sample import Gallery
 from omnivl.metrics import median_rank, recall_at_k, words
 from omnivl.model import OmniVL
-from omnivl.model.rerank import SCORE, candidates, final_scores, match_log_probability
+from omnivl.model.rerank import SCORE, behind, candidates, match_log_probability
 from omnivl.tasks.base import Result, gallery_result
 from omnivl.tokenizer import Tokenizer
 
@@ -86,7 +86,7 @@ def encode(
     *,
     batch_size: int = 64,
     max_tokens: int = 40,
-    token_memory: float = 2.0,
+    token_memory: float = 1.0,
 ) -> Encoded:
     """Raises ValueError where no item can be read, where there are no captions, or one without words."""
     device = model.temperature.device
@@ -152,7 +152,7 @@ def evaluate_retrieval(
     k: int,
     batch_size: int = 64,
     max_tokens: int = 40,
-    token_memory: float = 2.0,
+    token_memory: float = 1.0,
 ) -> list[Result]:
     """R@1/5/10 and median rank in both directions, without reranking and with the best `k` reranked; any of an item's
     own captions is a hit."""
@@ -166,38 +166,35 @@ def evaluate_retrieval(
     similarity = (encoded.visual @ encoded.text.T).round(decimals=COSINE_DIGITS)  # (V, M)
     similarity[~encoded.read] = -2.0  # below every cosine: what cannot be read is never found
     own = torch.arange(len(gallery), device=similarity.device)[:, None] == encoded.owner[None, :]  # (V, M)
-    results = []
+    letter, results = LETTER[gallery.medium], []
     for depth in dict.fromkeys((0, k)):
         to_text, to_visual = (found & encoded.read[:, None] for found in candidates(similarity, depth))
         matched = torch.zeros_like(similarity)
         if depth:
             matched = match_pairs(model, encoded.tokens, encoded.ids, encoded.mask, to_text | to_visual)
-        by_visual, by_text = final_scores(model, similarity, matched, to_text, to_visual)
+        scaled = similarity / model.temperature.clamp(0.001, 0.5)
+        final = matched.add_(scaled)
+        results += score_direction(gallery, f"t2{letter}", behind(scaled, final, to_visual, 0).T, own.T, depth)
+        by_visual = behind(scaled, final, to_text, 1)
         by_visual[~encoded.read] = 0.0  # an unreadable query knows nothing: chance
-        results += score_retrieval(gallery, by_visual, by_text, own, depth)
+        captioned = own.any(1)
+        results += score_direction(gallery, f"{letter}2t", by_visual[captioned], own[captioned], depth)
     return results
 
 
-def score_retrieval(gallery: Gallery, by_visual: Tensor, by_text: Tensor, own: Tensor, depth: int) -> list[Result]:
-    """The numbers of scores (V, M) and (M, V), where `own` (V, M) says whose captions are whose."""
+def score_direction(gallery: Gallery, name: str, scores: Tensor, targets: Tensor, depth: int) -> list[Result]:
+    """The numbers of scores (Q, G), where `targets` (Q, G) says whose items are whose."""
     settings = {"rerank": bool(depth), "k": depth, "rerank_score": SCORE if depth else None, "bad": len(gallery.bad)}
-    letter, captioned = LETTER[gallery.medium], own.any(1)
-    results = []
-    for name, scores, targets in (
-        (f"t2{letter}", by_text, own.T),
-        (f"{letter}2t", by_visual[captioned], own[captioned]),
-    ):
-        hits, size = targets.sum(1).double().mean().item(), scores.shape[1]
-        values: list[tuple[str, float, float | None]] = [
-            (f"{name}_r{at}", value, min(1.0, at * hits / size))
-            for at, value in recall_at_k(scores, targets, (1, 5, 10)).items()
-        ]
-        values.append((f"{name}_median_rank", median_rank(scores, targets), None))
-        results += [
-            gallery_result(gallery, "retrieval", metric, value, len(scores), chance, settings)
-            for metric, value, chance in values
-        ]
-    return results
+    hits, size = targets.sum(1).double().mean().item(), scores.shape[1]
+    values: list[tuple[str, float, float | None]] = [
+        (f"{name}_r{at}", value, min(1.0, at * hits / size))
+        for at, value in recall_at_k(scores, targets, (1, 5, 10)).items()
+    ]
+    values.append((f"{name}_median_rank", median_rank(scores, targets), None))
+    return [
+        gallery_result(gallery, "retrieval", metric, value, len(scores), chance, settings)
+        for metric, value, chance in values
+    ]
 
 
 @torch.inference_mode()
