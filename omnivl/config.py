@@ -206,6 +206,7 @@ class EvaluationConfig:
     num_beams: int = 3
     min_length: int = 5  # tokens of a caption, its end included
     max_length: int = 20
+    top_p: float = 0.9  # of nucleus
     repetition_penalty: float = 1.0
     predictions: str = ""  # a file that captions or answers are written to, as the benchmarks want them
 

@@ -156,8 +156,10 @@ class Evaluation:
         how = {
             "method": config.method, "num_beams": config.num_beams, "min_length": config.min_length,
             "max_length": config.max_length, "repetition_penalty": config.repetition_penalty,
+            **({"top_p": config.top_p} if config.method == "nucleus" else {}),
         }  # fmt: skip
-        written = write_captions(self.model, self.tokenizer, gallery, batch_size=config.batch_size, **how)
+        size = config.batch_size
+        written = write_captions(self.model, self.tokenizer, gallery, batch_size=size, seed=self.seed, **how)
         self.predictions += [
             {"image_id": number_or_name(key), "caption": text} for key, text in zip(gallery.keys, written, strict=True)
         ]

@@ -64,8 +64,8 @@ ABOUT = {  # tasks in the order of the tables
     "probe": "Logistic regression on what the visual encoder gives, itself left as it is. Chance as for classes.",
     "caption": "One caption is written for each item and compared with the item's own. Chance is what another item's "
     "caption would get; for the motion word it is one among the motions.",
-    "answer": "Questions are answered by ranking a list or by writing. Chance is the one answer that is most often "
-    "right.",
+    "answer": "Questions are answered by ranking a list or by writing. Chance is the commonest answer, given "
+    "to every question.",
 }
 
 

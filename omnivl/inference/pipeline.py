@@ -54,7 +54,7 @@ class Label:
 class Answer:
     text: str
     score: float  # its probability: among the choices where some were given, else that the model writes just this
-    alternatives: tuple[Label, ...]  # the likeliest answers, best first, this one among them
+    alternatives: tuple[Label, ...]  # the choices, or the likeliest answers, best first, this one among them
     times: tuple[float, ...] | None = None  # seconds looked at; None for an image
 
 
@@ -131,9 +131,7 @@ class Pipeline:
                 results.append(Match(float(logits.float().softmax(1)[0, 1]), loaded[item].times))
         return results if many_media or many_texts else results[0]
 
-    def answer(
-        self, media: Any, question: str | Sequence[str], choices: Sequence[str] | None = None, *, top: int = 5
-    ) -> Any:
+    def answer(self, media: Any, question: str | Sequence[str], choices: Sequence[str] | None = None) -> Any:
         """An `Answer` for each pair of media and question, paired as in `match`; one of the `choices`, or free text.
 
         Raises BadSample, and ValueError for an empty question or fewer than two different choices.
@@ -155,9 +153,9 @@ class Pipeline:
                 text = questions[index if len(questions) > 1 or many_questions else 0]
                 asked = ask(self.model, self.tokenizer, [text], tokens[item][None], max_tokens=MAX_TOKENS)
                 if listed:
-                    best = choose(self.model, asked, listed, top=top)[0]
+                    best = choose(self.model, asked, listed, top=len(listed.texts))[0]
                 else:
-                    best = write(self.model, self.tokenizer, asked, top=top)[0]
+                    best = write(self.model, self.tokenizer, asked)[0]
                 found = tuple(Label(*each) for each in best)
                 results.append(Answer(found[0].text, found[0].score, found, loaded[item].times))
         return results if many_media or many_questions else results[0]

@@ -83,21 +83,17 @@ def score_answers(
     gallery: Gallery, answered: Sequence[tuple[Question, str]], settings: Mapping[str, object]
 ) -> list[Result]:
     """vqa_accuracy where questions have several annotators, else top1; of all questions that have answers, and of each
-    kind of answer. Chance is the one answer that is right most often."""
+    kind of answer. Chance is the commonest answer given to all of them."""
     known = [(question, text) for question, text in answered if question.answers]
     if not known:
         return []
     many = any(sum(weight for _, weight in question.answers) > 1 for question, _ in known)
     metric, score = ("vqa_accuracy", vqa_scores) if many else ("top1", top1_scores)
-    totals: dict[str, float] = {}
-    for question, _ in known:
-        for text, weight in question.answers:
-            totals[text] = totals.get(text, 0.0) + weight
-    commonest = max(totals, key=lambda text: totals[text])
     kinds = sorted({question.kind for question, _ in known if question.kind})
     results = []
     for kind in ("", *kinds):
         part = [(question, text) for question, text in known if kind in ("", question.kind)]
+        (commonest,) = commonest_answers([question for question, _ in part], 1)
         values = (score(part), score([(question, commonest) for question, _ in part]))
         value, chance = (sum(each) / len(part) for each in values)
         told = {**settings, "answer_type": kind or "all", "bad": len(gallery.bad)}

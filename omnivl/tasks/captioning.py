@@ -45,14 +45,21 @@ class CaptioningTask(Task):
 
 @torch.inference_mode()
 def write_captions(
-    model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, batch_size: int = 64, **how: Any
+    model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, batch_size: int = 64, seed: int = 0, **how: Any
 ) -> list[str]:
-    """A caption for each item, `how` as in `generate`; empty where it cannot be read. Ranks share the items."""
+    """A caption for each item, `how` as in `generate`; empty where it cannot be read. Ranks share the items. Where words
+    are drawn (nucleus) each item has random numbers of its own, so that its neighbours change nothing."""
+    device = model.temperature.device
     found: dict[int, str] = {}
     for indices, pixels in gallery.batches(batch_size, distributed.own_part(len(gallery))):
-        visual = model.encode_visual(pixels.to(model.temperature.device))
-        made = caption(model, tokenizer, visual.tokens, gallery.medium, **how)
-        found |= {index: text for index, (text, _) in zip(indices, made, strict=True)}
+        tokens = model.encode_visual(pixels.to(device)).tokens
+        if how.get("method") == "nucleus":
+            for index, own in zip(indices, tokens.split(1), strict=True):
+                draws = torch.Generator(device).manual_seed(seed * len(gallery) + index)
+                found[index] = caption(model, tokenizer, own, gallery.medium, generator=draws, **how)[0][0]
+        else:
+            made = caption(model, tokenizer, tokens, gallery.medium, **how)
+            found |= {index: text for index, (text, _) in zip(indices, made, strict=True)}
     found = distributed.merge_from_ranks(found)
     gallery.gather_bad()
     return [found.get(index, "") for index in range(len(gallery))]

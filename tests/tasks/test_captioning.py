@@ -55,7 +55,7 @@ def gallery(captions: list[tuple[str, ...]], broken: int | None = None) -> Galle
     return Gallery("g", "test", "image", keys, captions, [""] * len(keys), read)
 
 
-@pytest.mark.parametrize("method", ["greedy", "beam"])
+@pytest.mark.parametrize("method", ["greedy", "beam", "nucleus"])
 def test_an_item_alone_and_in_a_batch_gets_the_same_caption(method: str) -> None:
     model, tokenizer = model_with_prompt()
     wanted: list[tuple[str, ...]] = [(text,) for text in CAPTIONS * 2]
