@@ -47,8 +47,8 @@ class CaptioningTask(Task):
 def write_captions(
     model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, batch_size: int = 64, seed: int = 0, **how: Any
 ) -> list[str]:
-    """A caption for each item, `how` as in `generate`; empty where it cannot be read. Ranks share the items. Where words
-    are drawn (nucleus) each item has random numbers of its own, so that its neighbours change nothing."""
+    """A caption for each item, `how` as in `generate`; empty where it cannot be read. Ranks share the items. Where
+    words are drawn (nucleus) each item has random numbers of its own, so that its neighbours change nothing."""
     device = model.temperature.device
     found: dict[int, str] = {}
     for indices, pixels in gallery.batches(batch_size, distributed.own_part(len(gallery))):
