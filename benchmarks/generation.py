@@ -65,7 +65,8 @@ def model_and_tokens(config: ModelConfig, items: int) -> tuple[OmniVL, Tensor]:
 def write(kind: type[Writer], model: OmniVL, tokens: Tensor, length: int) -> list[Generated]:
     if issubclass(kind, Forgetful):
         kind.visual = tokens
-    return beam_search(kind(model, tokens, None, SPECIALS, (), length, length, 1.0), BEAMS)
+    found = beam_search(kind(model, tokens, None, SPECIALS, (), length, length, 1.0), BEAMS)
+    return [texts[0] for texts in found]
 
 
 def measure(tiny: bool, pairs: int) -> list[Row]:

@@ -27,9 +27,9 @@ from benchmarks.video_encoder import timesformer
 from omnivl.config import MODELS, ModelConfig, OptimConfig, TaskConfig, TextConfig, VisionConfig
 from omnivl.data.sample import Batch
 from omnivl.losses import sample_hard_negatives, univlc_loss, vlm_loss
-from omnivl.model import OmniVL
+from omnivl.model import OmniVL, starting_with
 from omnivl.model.momentum import MemoryBank
-from omnivl.tasks.pretrain import PretrainTask, starting_with
+from omnivl.tasks.pretrain import PretrainTask
 from omnivl.train.optim import build_optimizer
 
 SMALL = replace(MODELS["small"], vision=replace(MODELS["small"].vision, tubelet_size=1))
@@ -69,7 +69,7 @@ def our_task(config: ModelConfig, settings: TaskConfig) -> PretrainTask:
 
 def our_step(task: PretrainTask, batch: Batch) -> Callable[[], Tensor]:
     """A step as the trainer takes it."""
-    optimizer = build_optimizer(task, OptimConfig(), task.slow_names())
+    optimizer = build_optimizer(task, OptimConfig(), task.lr_factors(OptimConfig()))
 
     def step() -> Tensor:
         task.begin_step()
@@ -205,7 +205,7 @@ def share(decoder: BlipTextLMHeadModel, text: BlipTextModel) -> None:
 
 
 def peer_step(peer: BlipPretraining, batch: Batch) -> Callable[[], Tensor]:
-    optimizer = build_optimizer(peer, OptimConfig(), set())
+    optimizer = build_optimizer(peer, OptimConfig(), {})
 
     def step() -> Tensor:
         total, fresh = peer(batch)

@@ -79,6 +79,11 @@ class ModelConfig:
 # --- a stage of a run ------------------------------------------------------------------------------------------------
 
 
+# What is read of an item: its captions, else a prompt with its label; captions alone, all of them positives of each
+# other; its label alone; or its questions with their answers.
+Reads = Literal["texts", "captions", "labels", "questions"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What a stage reads: sources as FORMAT:ANNOTATIONS, how they are mixed, and how a batch is made."""
@@ -88,11 +93,13 @@ class DataConfig:
     mixing_temperature: float = 1.0  # with no weights: weight = size ** (1 / temperature)
     root: str = ""  # where relative media paths start; none: the annotation file's folder
     split: str = "train"
+    reads: Reads = "texts"
     media: Literal["image", "video", "both", "text"] = "both"  # text: captions alone, no media is read
     batch_size: int = 64  # samples a step over all ranks; images
     video_batch_size: int = 0  # the same for video steps; 0: batch_size
     video_share: float = 0.5  # of the steps, where media is "both"
     group_size: int = 1  # neighbours of a source that keep together in a batch, such as clips of one scene
+    image_size: int = 0  # pixels; 0: the model's; else the model takes this one, and num_frames, and is so from then on
     num_frames: int = 8
     max_text_tokens: int = 40  # special tokens included
     prompts: tuple[str, ...] = ()  # templates with {} that make a text of a class name; none: omnivl.prompts
@@ -107,9 +114,10 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """What a stage optimises. "pretrain": UniVLC + VLM + LM (paper, section 3.2); "text": a language warm-up."""
+    """What a stage optimises. "pretrain": UniVLC + VLM + LM (paper, section 3.2), without LM also what retrieval is
+    finetuned with; "text": a language warm-up; and the finetuning of the other downstream tasks."""
 
-    name: Literal["pretrain", "text"] = "pretrain"
+    name: Literal["pretrain", "text", "answering", "captioning", "classification"] = "pretrain"
     univlc_weight: float = 1.0
     vlm_weight: float = 1.0
     lm_weight: float = 1.0
@@ -121,7 +129,9 @@ class TaskConfig:
     match_share: float = 1.0  # of a batch's pairs that the matching loss sees
     lm_share: float = 1.0  # of a batch's images that the language-modelling loss sees
     video_lm_share: float = 1.0
-    label_smoothing: float = 0.1  # of the language-modelling loss in training
+    label_smoothing: float = 0.1  # of language modelling and of classification in training
+    image_prompt: str = "a picture of "  # what captions start with, out of the loss; "captioning" only
+    video_prompt: str = "a video of "
     negatives: Literal["global", "rank"] = "global"  # where matching negatives come from
     mask_share: float = 0.15  # of words, "text" only
     words_weight: float = 1.0  # of the bag-of-words loss on the projected [CLS], "text" only
@@ -141,6 +151,7 @@ class OptimConfig:
     weight_decay: float = 0.05  # not on biases, norms, embeddings of position and [CLS], temperature
     clip: float = 1.0  # largest norm of the gradient; 0: none
     text_lr_factor: float = 1.0  # of the text encoder (its embeddings, self-attention, feed-forward, projection)
+    layer_decay: float = 1.0  # of the visual encoder: the rate of a block is this times the next one's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +163,8 @@ class TrainConfig:
     checkpoint_every: int = 1000  # steps; 0: at the end of the stage alone
     keep_checkpoints: int = 2  # the latest ones; the best is kept besides
     validate_every: int = 0  # steps; 0: never
+    validate_data: str = ""  # FORMAT:ANNOTATIONS; none: the stage's first source
+    validate_split: str = "validation"
     select: str = ""  # metric of the validation split whose best step becomes model/; none: the last step
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
     compile: bool = False
@@ -170,13 +183,32 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """What a run measures when its training is over."""
+    """What is measured of a model, and how."""
 
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()  # retrieval, classify, probe, caption, answer
     data: str = ""  # FORMAT:ANNOTATIONS
+    root: str = ""  # where relative media paths start; none: the annotation file's folder
     split: str = "test"
-    rerank: int = 128  # candidates that the matching score re-orders
+    media: tuple[Literal["image", "video"], ...] = ("image", "video")
+    num_frames: int = 0  # of a clip; 0: the model's, after training the last stage's
     num_items: int = 256  # of the gallery, for sources that render as many as asked
+    batch_size: int = 64  # items encoded at a time
+    rerank: int = 128  # candidates that the matching score re-orders
+    token_memory: float = 1.0  # GiB a process that visual tokens may take until reranking; the rest is encoded again
+    views: tuple[int, int] = (1, 1)  # clips and crops of an item that a classifier averages
+    zero_shot: bool = False  # classify by prompts although the model has a classifier
+    shots: int = 0  # training items a class that a probe sees; 0: all
+    train_data: str = ""  # FORMAT:ANNOTATIONS of what a probe learns from and answers are listed from; none: data
+    mode: Literal["rank", "generate"] = "rank"  # how questions are answered
+    answers: str = ""  # the list to rank: a JSON list, or a file with one answer a line; none: the training split's
+    num_answers: int = 0  # of the training split's, the commonest; 0: all
+    method: Literal["greedy", "beam", "nucleus"] = "beam"  # of writing captions
+    num_beams: int = 3
+    min_length: int = 5  # tokens of a caption, its end included
+    max_length: int = 20
+    top_p: float = 0.9  # of nucleus
+    repetition_penalty: float = 1.0
+    predictions: str = ""  # a file that captions or answers are written to, as the benchmarks want them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,6 +160,24 @@ def gather_objects(item: T) -> list[T]:
     return items
 
 
+def own_part(length: int) -> range:
+    """The numbers below `length` that are this rank's to work on: every one is exactly one rank's."""
+    return range(rank(), length, world_size())
+
+
+def fill_from_ranks(tensor: Tensor) -> Tensor:
+    """A tensor of which each rank has filled its own part and left the rest zero, whole on every rank."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def merge_from_ranks(items: dict[int, T]) -> dict[int, T]:
+    """Each rank's items by their number, all of them on every rank, in order."""
+    merged = {number: item for part in gather_objects(items) for number, item in part.items()}
+    return dict(sorted(merged.items()))
+
+
 def main_first(action: Callable[[], T]) -> T:
     """Run `action` on rank 0 and give its result to all; an error there is raised on every rank."""
     result: list[Any] = [None, None]

@@ -45,8 +45,13 @@ METRICS = {
     "exact": "whole caption right",
     "token_f1": "words shared with the caption (F1)",
     "motion_word": "motion word right",
+    "vqa_accuracy": "answers as annotators gave them",
+    "bleu4": "BLEU-4",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "cider": "CIDEr-D",
 }
-KEY_METRICS = ("t2i_r1", "t2v_r1", "sibling_t2v", "reverse", "top1", "exact", "motion_word")
+KEY_METRICS = ("t2i_r1", "t2v_r1", "sibling_t2v", "reverse", "top1", "exact", "motion_word", "vqa_accuracy")
 ABOUT = {  # tasks in the order of the tables
     "retrieval": "A text looks for its own item in the whole set, and an item for its text. R@K is the share of "
     "queries whose own is among the first K; the median rank is 1 at best. Reranked means that the best k by "
@@ -54,9 +59,13 @@ ABOUT = {  # tasks in the order of the tables
     "motion": "One scene is shown in every motion: is the right sibling found? And does a caption prefer its clip to "
     "the same clip played backwards? A single frame cannot tell. By matching means by the matching decoder, else it is "
     "by similarity. Chance is one among the siblings, and one in two.",
-    "classify": "The class whose prompts are nearest to the item. Chance is one guess, or five, among the classes.",
+    "classify": "The class whose prompts are nearest to the item (zero-shot), or that a finetuned classifier tells. "
+    "Chance is one guess, or five, among the classes.",
+    "probe": "Logistic regression on what the visual encoder gives, itself left as it is. Chance as for classes.",
     "caption": "One caption is written for each item and compared with the item's own. Chance is what another item's "
     "caption would get; for the motion word it is one among the motions.",
+    "answer": "Questions are answered by ranking a list or by writing. Chance is the commonest answer, given "
+    "to every question.",
 }
 
 

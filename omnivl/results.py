@@ -31,9 +31,8 @@ def write_results(path: Path, results: Sequence[Result], *, config: Any, seed: i
     one."""
 
     def identity(row: dict[str, Any]) -> str:
-        return repr(
-            [row[name] for name in ("task", "dataset", "split", "metric")] + sorted(row["settings"].items(), key=str)
-        )
+        settings = {name: value for name, value in row["settings"].items() if name != "not_run"}
+        return repr([row[name] for name in ("task", "dataset", "split", "metric")] + sorted(settings.items(), key=str))
 
     rows = {}
     if path.exists():

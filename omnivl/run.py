@@ -1,38 +1,42 @@
-"""The only room that turns a config into objects: `train(config)` and `evaluate(...)`.
-
-Everything below it is given its parts; here a config becomes sources, plans, a model, tasks and a trainer.
+"""Training: the room that turns a run's config into sources, plans, a model, tasks and a trainer, and at the end into
+its results and its report. Everything below it is given its parts. What is measured is `omnivl.evaluation`'s.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from omnivl import distributed
-from omnivl.config import ConfigError, DataConfig, RunConfig, StageConfig, read_json, to_dict
-from omnivl.data.galleries import file_gallery, world_gallery, world_reverse, world_siblings
+from omnivl.config import ConfigError, DataConfig, EvaluationConfig, RunConfig, StageConfig, read_json, to_dict
 from omnivl.data.loader import Plan, PlannedBatches, training_loader
 from omnivl.data.sample import Batch, Gallery
-from omnivl.data.sources import Ask, FileSource, Source, WorldSource, open_source
+from omnivl.data.sources import Ask, Source, classes_of, open_source
+from omnivl.evaluation import Evaluation, evaluate
 from omnivl.model import OmniVL
 from omnivl.model.folder import add_results, load_folder, save_folder
 from omnivl.model.hub import local_folder
 from omnivl.report import Example, Search, write_report
 from omnivl.results import stopwatch, write_results
-from omnivl.tasks.base import Result, Task
-from omnivl.tasks.captioning import evaluate_captions, write_captions
-from omnivl.tasks.classification import evaluate_zero_shot
+from omnivl.tasks.answering import AnsweringTask
+from omnivl.tasks.base import Task
+from omnivl.tasks.captioning import CaptioningTask, write_captions
+from omnivl.tasks.classification import ClassificationTask
 from omnivl.tasks.pretrain import PretrainTask, TextTask
-from omnivl.tasks.retrieval import encode, evaluate_retrieval, evaluate_reverse, evaluate_siblings
+from omnivl.tasks.retrieval import encode
 from omnivl.tokenizer import Tokenizer
 from omnivl.train.checkpoint import RunFolder, checkpoint_steps
 from omnivl.train.trainer import Stage, Trainer
 
 log = logging.getLogger(__name__)
 
-TASKS = ("retrieval", "classify", "caption")
+READS = {"answering": "questions", "captioning": "captions", "classification": "labels"}  # what a task must be given
+MEDIA: dict[str, tuple[Literal["image", "video"], ...]] = {"image": ("image",), "video": ("video",)}
+MEDIA |= {"both": ("image", "video"), "text": ("image", "video")}
+VALIDATES = {"answering": "answer", "captioning": "caption", "classification": "classify"}  # else retrieval
 VOCABULARY_TEXTS = 200_000  # captions at most that a vocabulary is learnt from
 
 
@@ -131,6 +135,14 @@ def check(config: RunConfig) -> None:
                     f"{where}: task.{name} is {part:g}, wanted above 0 and at most 1; "
                     "to leave a loss out set its weight to 0"
                 )
+        wanted = READS.get(task.name, data.reads)
+        if data.reads != wanted:
+            raise ConfigError(f"{where}: task.name {task.name!r} needs data.reads {wanted!r}, got {data.reads!r}")
+        if steps.validate_every and "test" in steps.validate_split.lower():
+            raise ConfigError(
+                f"{where}: train.validate_split is {steps.validate_split!r}: a model is never chosen on a test split; "
+                "give a validation split"
+            )
         if (data.media == "text") != (task.name == "text"):
             raise ConfigError(f'{where}: task.name "text" and data.media "text" go together')
 
@@ -185,14 +197,28 @@ class Run:
         save_folder(self.model, self.tokenizer, folder)
 
     def task(self, config: StageConfig) -> Task:
-        ids = self.tokenizer
-        if config.task.name == "text":
-            return TextTask(
-                self.model, config.task, self.config.seed, mask_id=ids.mask_id, special_ids=tuple(ids.special_ids)
-            )
-        return PretrainTask(
-            self.model, config.task, self.config.seed, enc_id=ids.enc_id, dec_id=ids.dec_id, pad_id=ids.pad_id
-        )
+        model, ids, task, seed = self.model, self.tokenizer, config.task, self.config.seed
+        if task.name == "text":
+            return TextTask(model, task, seed, mask_id=ids.mask_id, special_ids=tuple(ids.special_ids))
+        if task.name == "answering":
+            return AnsweringTask(model, task, enc_id=ids.enc_id, dec_id=ids.dec_id)
+        if task.name == "captioning":  # the prompts go with the model, which writes by them
+            model.config = replace(model.config, image_prompt=task.image_prompt, video_prompt=task.video_prompt)
+            return CaptioningTask(model, task, ids)
+        if task.name == "classification":
+            labels = self.labels(config.data)
+            if model.classifier is None or model.extra["labels"] != labels:
+                model.add_classifier(labels)
+            return ClassificationTask(model, task)
+        return PretrainTask(model, task, seed, enc_id=ids.enc_id, dec_id=ids.dec_id, pad_id=ids.pad_id)
+
+    def labels(self, data: DataConfig) -> list[str]:
+        """The classes of a stage's sources, each once. Raises ConfigError where there are fewer than two."""
+        found = [name for source in self.sources(data) for name in classes_of(source, MEDIA[data.media])]
+        labels = list(dict.fromkeys(found))
+        if len(labels) < 2:
+            raise ConfigError(f"classification needs at least two classes, got {', '.join(labels) or 'none'}")
+        return labels
 
     def stage(self, number: int) -> Stage:
         """Build stage `number` around the model as it stands now."""
@@ -205,6 +231,10 @@ class Run:
         groups = [source.group_size for source in sources]
         seed = self.config.seed + 1000 * number
         ranks = {"rank": distributed.rank(), "world": distributed.world_size()}
+        if data.image_size:
+            frames = self.model.config.vision.num_frames if data.media == "image" else data.num_frames
+            for told in self.model.resize(data.image_size, frames):
+                log.info(told)
         plan = Plan(data, seed, names, lengths, groups, accumulate=config.train.accumulate, **ranks)
         ask = Ask.training(data, self.model.config)
         planned = PlannedBatches(sources, ask, self.tokenizer, seed, data.max_text_tokens, data.on_bad_sample)
@@ -217,73 +247,18 @@ class Run:
         return Stage(config, self.task(config), batches, plan.fingerprint(), validate)
 
     def validate(self, stage: StageConfig) -> dict[str, float]:
-        """Retrieval on the validation split of the stage's first source."""
-        data = replace(stage.data, split="validation")
-        media = ("image", "video") if data.media == "both" else (data.media,)
-        results = evaluate(
-            self.model, self.tokenizer, data.sources[0], tasks=("retrieval",), split="validation", root=data.root,
-            media=media, num_frames=data.num_frames, rerank=0, seed=self.config.seed, num_items=256,
-        )[0]  # fmt: skip
-        return {result.metric: result.value for result in results}
+        """The stage's own task on the validation split, by its metrics' names; of several rows of one (media, kinds of
+        answers), the first."""
+        data, steps = stage.data, stage.train
+        wanted = EvaluationConfig(
+            tasks=(VALIDATES.get(stage.task.name, "retrieval"),), data=steps.validate_data or data.sources[0],
+            root=data.root, split=steps.validate_split, media=MEDIA[data.media], num_frames=data.num_frames, rerank=0,
+        )  # fmt: skip
+        results, _ = evaluate(self.model, self.tokenizer, wanted, seed=self.config.seed)
+        return {result.metric: result.value for result in reversed(results) if result.value is not None}
 
 
-# --- evaluation ------------------------------------------------------------------------------------------------------
-
-
-def evaluate(
-    model: OmniVL,
-    tokenizer: Tokenizer,
-    data: str,
-    *,
-    tasks: Sequence[str] = TASKS,
-    split: str = "test",
-    root: str = "",
-    media: Sequence[str] = ("image", "video"),
-    num_frames: int | None = None,
-    rerank: int = 128,
-    num_items: int = 256,
-    seed: int = 0,
-) -> tuple[list[Result], list[tuple[str, str]]]:
-    """Measure a model on FORMAT:ANNOTATIONS; gives the results, and (key, reason) of every item that could not be read.
-
-    On the world "retrieval" includes siblings and reverse. Raises ValueError for a task or a data set that is not
-    there.
-    """
-    unknown = set(tasks) - set(TASKS)
-    if unknown:
-        raise ValueError(f"there is no task {', '.join(sorted(unknown))}: choose {', '.join(TASKS)}")
-    model.eval()
-    config = model.config
-    ask = Ask(config.vision.image_size, num_frames or config.vision.num_frames, config.interpolation)
-    source = open_source(data, DataConfig(sources=(data,), root=root, split=split, num_frames=ask.num_frames))
-    results: list[Result] = []
-    galleries = [gallery for medium in media if (gallery := make_gallery(source, split, medium, num_items, seed, ask))]
-    if not galleries:
-        raise ValueError(f"{data} has no items to evaluate")
-    for gallery in galleries:
-        if "retrieval" in tasks and any(gallery.captions):
-            results += evaluate_retrieval(model, tokenizer, gallery, k=rerank)
-        if "classify" in tasks and any(gallery.labels):
-            results += evaluate_zero_shot(model, tokenizer, gallery)
-        if "caption" in tasks and any(gallery.captions):
-            results += evaluate_captions(model, tokenizer, gallery)
-    if isinstance(source, WorldSource) and "retrieval" in tasks and "video" in media:
-        results += evaluate_siblings(model, tokenizer, world_siblings(split, 60, seed, ask))
-        results += evaluate_reverse(model, tokenizer, *world_reverse(split, 240, seed, ask))
-    if not results:
-        raise ValueError(f"{data} has nothing to measure {', '.join(tasks)} by: it needs captions or labels")
-    frames = {"frames": ask.num_frames, "seed": seed}
-    return [
-        replace(r, settings={**r.settings, **(frames if r.settings["medium"] == "video" else {"seed": seed})})
-        for r in results
-    ], sorted({item for gallery in galleries for item in gallery.bad})
-
-
-def make_gallery(source: Source, split: str, medium: str, num_items: int, seed: int, ask: Ask) -> Gallery | None:
-    if isinstance(source, WorldSource):
-        return world_gallery(split, medium, num_items, seed, ask)
-    assert isinstance(source, FileSource)
-    return file_gallery(source, split, medium, ask) if source.length(medium) else None
+# --- the end of a run ------------------------------------------------------------------------------------------------
 
 
 def finish(config: RunConfig, out: Path, device: str = "auto") -> None:
@@ -293,21 +268,17 @@ def finish(config: RunConfig, out: Path, device: str = "auto") -> None:
     if not wanted.tasks:
         return
     model, tokenizer = load_folder(out / "model", distributed.resolve_device(device))
-    frames = config.stages[-1].data.num_frames
+    wanted = replace(wanted, num_frames=wanted.num_frames or config.stages[-1].data.num_frames)
     with stopwatch() as seconds:
-        results, _ = evaluate(
-            model, tokenizer, wanted.data, tasks=wanted.tasks, split=wanted.split, rerank=wanted.rerank,
-            num_items=wanted.num_items, num_frames=frames, seed=config.seed,
-        )  # fmt: skip
+        results, _ = evaluate(model, tokenizer, wanted, seed=config.seed)
     write_results(out / "results.json", results, config=to_dict(config), seed=config.seed, seconds=seconds[0])
     add_results(out / "model", read_json(out / "results.json")["results"])
-    ask = Ask(model.config.vision.image_size, frames, model.config.interpolation)
-    source = open_source(wanted.data, DataConfig(sources=(wanted.data,), split=wanted.split))
     examples: list[Example] = []
     searches: list[Search] = []
-    for medium in ("image", "video"):
-        gallery = make_gallery(source, wanted.split, medium, wanted.num_items, config.seed, ask)
-        if gallery and any(gallery.captions):
+    evaluation = Evaluation(model, tokenizer, wanted, config.seed)
+    source = evaluation.source(wanted.data, wanted.split, "texts")
+    for gallery in evaluation.galleries(source, wanted.split):
+        if any(gallery.captions):
             found = show(model, tokenizer, gallery)
             examples, searches = examples + found[0], searches + found[1]
     write_report(out, examples, searches)

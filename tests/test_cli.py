@@ -222,6 +222,28 @@ def test_caption_embed_match_on_one_input_and_as_json(
     assert set(row) == {"media", "text", "score", "kind"} and row["kind"] == "match" and 0 <= row["score"] <= 1
 
 
+def test_ask_and_classify_on_one_input_and_as_json(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    image, clip = str(picture(tmp_path / "a.png")), str(moving_gif(tmp_path / "b.gif"))
+    assert main(["ask", image, "what is it?", "--model", model, "--choices", "a star, a ring"]) == 0
+    assert capsys.readouterr().out.strip() in ("a star", "a ring")
+    assert main(["ask", clip, "how does it move?", "--model", model, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert set(row) == {"media", "question", "text", "score", "alternatives", "kind", "times"}
+    assert row["kind"] == "probability" and set(row["alternatives"][0]) == {"text", "score"}
+    assert main(["classify", image, clip, "--model", model, "--labels", "star,ring", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert set(rows[0]) == {"media", "labels", "kind"} and set(rows[1]) == {"media", "labels", "kind", "times"}
+    assert {label["label"] for label in rows[0]["labels"]} == {"star", "ring"}
+    assert main(["classify", str(tmp_path / "gone.png"), image, "--model", model, "--labels", "a,b"]) == 1
+    assert "gone.png" in capsys.readouterr().err
+    assert "the question is empty" in refused(capsys, "ask", image, " ", "--model", model)
+    assert "no classifier of its own" in refused(capsys, "classify", image, "--model", model)
+    assert "at least two labels" in refused(capsys, "classify", image, "--model", model, "--labels", "cat")
+    assert "at least two different answers" in refused(capsys, "ask", image, "?", "--model", model, "--choices", "a")
+
+
 def test_a_folder_means_all_media_in_it_and_bad_ones_are_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
 ) -> None:
@@ -248,7 +270,9 @@ def test_the_model_may_come_from_the_environment(
     assert "all, shared ones once" in capsys.readouterr().out
 
 
-def test_evaluate_writes_and_merges_results(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
+def test_evaluate_writes_and_merges_results(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "results.json"
     data = manifest(tmp_path)
     (tmp_path / "my.jsonl").open("a").write(json.dumps({"media": "bad.jpg", "caption": "a broken one"}) + "\n")
@@ -259,10 +283,14 @@ def test_evaluate_writes_and_merges_results(capsys: pytest.CaptureFixture[str], 
     rows = json.loads(out.read_text())["results"]
     assert all(row["n"] == 5 for row in rows), "what cannot be read stays in the denominator"
     assert {row["settings"]["k"] for row in rows} == {0, 128}
+    monkeypatch.setattr("omnivl.metrics.captions.missing", lambda: "it needs Java")
     main([*base, "--task", "retrieval", "--task", "caption"])
+    assert "omnivl: not run: meteor: it needs Java" in capsys.readouterr().err
     again = json.loads(out.read_text())["results"]
     assert [row for row in again if row["task"] == "retrieval"] == rows
-    assert {row["metric"] for row in again if row["task"] == "caption"} == {"exact", "token_f1"}
+    values = {row["metric"]: row["value"] for row in again if row["task"] == "caption"}
+    assert {"exact", "token_f1", "bleu4", "meteor", "rouge_l", "cider", "spice"} <= set(values)
+    assert {metric for metric, value in values.items() if value is not None} == {"exact", "token_f1"}
     assert "NaN" not in out.read_text()
 
 

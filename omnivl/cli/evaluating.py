@@ -2,24 +2,29 @@
 
 import argparse
 import dataclasses
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from omnivl.cli.common import add_device, model_folder, new_command
-from omnivl.config import ConfigError, read_json
+from omnivl.config import ConfigError, EvaluationConfig, read_json
+
+DEFAULTS = EvaluationConfig()
 
 
 def add_commands(commands: Any) -> None:
     made = new_command(commands, "evaluate", evaluate, "measure a model on a data set; merge into results.json")
     made.add_argument("model", metavar="MODEL", help="a model folder or hub repository")
-    made.add_argument("--task", action="append", required=True, choices=["retrieval", "classify", "caption"])
+    tasks = ["retrieval", "classify", "probe", "caption", "answer"]
+    made.add_argument("--task", action="append", required=True, choices=tasks, help="may be given several times")
     made.add_argument("--data", required=True, metavar="FORMAT:FILE", help="world:, manifest:my.jsonl, folder:pets/")
     made.add_argument("--root", default="", help="where relative media paths start")
-    made.add_argument("--split", default="test")
-    made.add_argument("--k", type=int, default=128, help="candidates that the matching score re-orders (default: 128)")
-    made.add_argument("--num-items", type=int, default=256, help="gallery size where items are rendered (default: 256)")
-    made.add_argument("--num-frames", type=int, help="frames a clip (default: the model's)")
+    made.add_argument("--split", default=DEFAULTS.split)
+    made.add_argument("--medium", choices=["image", "video"], help="pictures or clips alone (default: both)")
+    made.add_argument("--num-frames", type=int, default=0, help="frames a clip (default: the model's)")
+    made.add_argument("--batch-size", type=int, default=DEFAULTS.batch_size, help="items at a time; changes no number")
+    number(made, "--num-items", DEFAULTS.num_items, "gallery size where items are rendered")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument(
         "--out",
@@ -28,30 +33,89 @@ def add_commands(commands: Any) -> None:
     )
     add_device(made)
 
+    part = made.add_argument_group("retrieval")
+    number(part, "--k", DEFAULTS.rerank, "candidates that the matching score re-orders; 0: no reranking")
+    part.add_argument(
+        "--token-memory", type=float, default=DEFAULTS.token_memory, metavar="GIB",
+        help=f"host memory for visual tokens; those past it are encoded again (default: {DEFAULTS.token_memory:g})",
+    )  # fmt: skip
+    part = made.add_argument_group("classify and probe")
+    part.add_argument("--views", default="1x1", metavar="CxK", help="clips x crops of an item, averaged (default: 1x1)")
+    part.add_argument("--zero-shot", action="store_true", help="by prompts, although the model has a classifier")
+    number(part, "--shots", DEFAULTS.shots, "training items a class of a probe; 0: all")
+    part = made.add_argument_group("caption")
+    part.add_argument("--method", choices=["greedy", "beam", "nucleus"], default=DEFAULTS.method)
+    number(part, "--num-beams", DEFAULTS.num_beams, "beginnings that beam search keeps")
+    number(part, "--min-length", DEFAULTS.min_length, "tokens at least")
+    number(part, "--max-length", DEFAULTS.max_length, "tokens at most")
+    part.add_argument("--top-p", type=float, default=DEFAULTS.top_p, help="of nucleus (default: 0.9)")
+    part.add_argument("--repetition-penalty", type=float, default=DEFAULTS.repetition_penalty)
+    part = made.add_argument_group("answer")
+    part.add_argument(
+        "--mode", choices=["rank", "generate"], default=DEFAULTS.mode, help="rank a list, or write freely"
+    )
+    part.add_argument(
+        "--answers", default="", metavar="FILE", help="the list: JSON, or one a line (default: training's)"
+    )
+    number(part, "--num-answers", DEFAULTS.num_answers, "the commonest of the training answers; 0: all")
+    part = made.add_argument_group("files")
+    part.add_argument("--train-data", default="", metavar="FORMAT:FILE", help="training items of probe and answers")
+    part.add_argument("--predictions", default="", metavar="FILE", help="write captions or answers, as benchmarks want")
+
+
+def number(part: Any, name: str, default: int, text: str) -> None:
+    part.add_argument(name, type=int, default=default, metavar="N", help=f"{text} (default: {default})")
+
+
+def wanted(options: argparse.Namespace) -> EvaluationConfig:
+    """The options as a config. Raises ConfigError."""
+    views = re.fullmatch(r"(\d+)x(\d+)", options.views)
+    if not views:
+        raise ConfigError(f"--views is {options.views!r}, wanted clips x crops such as 4x3")
+    if options.k < 0:
+        raise ConfigError(f"--k is {options.k}, wanted 0 (no reranking) or more")
+    given = vars(options)
+    same = {field.name: given[field.name] for field in dataclasses.fields(EvaluationConfig) if field.name in given}
+    return EvaluationConfig(
+        **{
+            **same,
+            "tasks": tuple(dict.fromkeys(options.task)),
+            "media": (options.medium,) if options.medium else DEFAULTS.media,
+            "views": (int(views[1]), int(views[2])),
+            "rerank": options.k,
+        }
+    )
+
 
 def evaluate(options: argparse.Namespace) -> int:
-    from omnivl import run
-    from omnivl.distributed import resolve_device
+    import logging
+
+    from omnivl import distributed, evaluation
     from omnivl.model.folder import add_results, load_folder
     from omnivl.report import print_table
     from omnivl.results import stopwatch, write_results
 
-    if options.k < 0:
-        raise ConfigError(f"--k is {options.k}, wanted 0 (no reranking) or more")
+    config = wanted(options)
+    evaluation.check(config)
     folder = model_folder(options)
-    model, tokenizer = load_folder(folder, resolve_device(options.device))
-    with stopwatch() as seconds:
-        results, bad = run.evaluate(
-            model, tokenizer, options.data, tasks=options.task, split=options.split, root=options.root,
-            rerank=options.k, num_frames=options.num_frames, num_items=options.num_items, seed=options.seed,
-        )  # fmt: skip
-    # the cache of the hub is not ours to write in
-    out = Path(options.out or (Path(options.model) if Path(options.model).is_dir() else Path()) / "results.json")
-    settings = {name: value for name, value in vars(options).items() if name not in ("act", "command")}
-    write_results(out, results, config=settings, seed=options.seed, seconds=seconds[0])
-    if out.resolve() == (folder / "results.json").resolve():
-        add_results(folder, read_json(out)["results"])
-    print_table([dataclasses.asdict(result) for result in results])
+    with distributed.process_group(options.device) as device:
+        level = logging.INFO if distributed.is_main() else logging.ERROR  # one process tells for all
+        logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+        model, tokenizer = load_folder(folder, device)
+        with stopwatch() as seconds:
+            results, bad = evaluation.evaluate(model, tokenizer, config, seed=options.seed)
+        if not distributed.is_main():
+            return 1 if bad else 0
+        # the cache of the hub is not ours to write in
+        out = Path(options.out or (Path(options.model) if Path(options.model).is_dir() else Path()) / "results.json")
+        settings = {name: value for name, value in vars(options).items() if name not in ("act", "command")}
+        write_results(out, results, config=settings, seed=options.seed, seconds=seconds[0])
+        if out.resolve() == (folder / "results.json").resolve():
+            add_results(folder, read_json(out)["results"])
+    print_table([dataclasses.asdict(result) for result in results if result.value is not None])
+    for result in results:
+        if result.value is None:
+            print(f"omnivl: not run: {result.metric}: {result.settings['not_run']}", file=sys.stderr)
     for _, reason in bad:
         print(f"omnivl: not read: {reason}", file=sys.stderr)
     return 1 if bad else 0

@@ -205,7 +205,7 @@ def recipes(options: argparse.Namespace) -> int:
     from omnivl.presets import RECIPES
 
     for name, recipe in RECIPES.items():
-        print(f"{name:20} {(recipe.__doc__ or '').splitlines()[0]}")
+        print(f"{name:27} {(recipe.__doc__ or '').splitlines()[0]}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""embed, caption, match: a model on somebody's pictures and clips."""
+"""embed, caption, classify, ask, match: a model on somebody's pictures and clips."""
 
 import argparse
 import json
@@ -15,14 +15,22 @@ def add_commands(commands: Any) -> None:
     for name, act, text in (
         ("embed", embed, "vectors of pictures and clips"),
         ("caption", caption, "describe pictures and clips"),
+        ("classify", classify, "which of some classes pictures and clips show"),
+        ("ask", ask, "answer a question about a picture or clip"),
         ("match", match, "the probability that a text describes a picture or clip"),
     ):
         made = new_command(commands, name, act, text)
+        said = {"match": "text", "ask": "question"}.get(name)
         made.add_argument(
-            "media", metavar="MEDIA", nargs=1 if name == "match" else "+", help="a picture, a clip, or a folder of them"
+            "media", metavar="MEDIA", nargs=1 if said else "+", help="a picture, a clip, or a folder of them"
         )
-        if name == "match":
-            made.add_argument("text")
+        if said:
+            made.add_argument(said)
+        if name == "ask":
+            made.add_argument("--choices", metavar="A,B,C", help="answers to choose from (default: free text)")
+        if name == "classify":
+            made.add_argument("--labels", metavar="A,B,C", help="the classes (default: those of a finetuned model)")
+            made.add_argument("--zero-shot", action="store_true", help="by prompts, although there is a classifier")
         made.add_argument("--model", help="a model folder or hub repository (default: OMNIVL_MODEL)")
         made.add_argument("--json", action="store_true", help="JSON; one line an input where there are several")
         add_device(made)
@@ -106,3 +114,49 @@ def match(options: argparse.Namespace) -> int:
     if not options.text.strip():
         raise ConfigError("the text to match is empty")
     return each_media(options, act, lambda row: f"{row['score']:.4f}")
+
+
+def classify(options: argparse.Namespace) -> int:
+    labels = split_list(options.labels)
+
+    def act(pipeline: Any, loaded: list[Any]) -> list[dict[str, Any]]:
+        found = pipeline.classify(loaded, labels, zero_shot=options.zero_shot)
+        return [
+            {
+                "labels": [{"label": label.text, "score": label.score} for label in own],
+                "kind": "probability",
+                "times": item.times,
+            }
+            for item, own in zip(loaded, found, strict=True)
+        ]
+
+    def line(row: dict[str, Any]) -> str:
+        return ", ".join(f"{label['label']} {label['score']:.4f}" for label in row["labels"][:5])
+
+    return each_media(options, act, line)
+
+
+def ask(options: argparse.Namespace) -> int:
+    choices = split_list(options.choices)
+
+    def act(pipeline: Any, loaded: list[Any]) -> list[dict[str, Any]]:
+        return [
+            {
+                "question": options.question,
+                "text": answer.text,
+                "score": answer.score,
+                "alternatives": [{"text": other.text, "score": other.score} for other in answer.alternatives],
+                "kind": "probability",
+                "times": answer.times,
+            }
+            for answer in pipeline.answer(loaded, options.question, choices)
+        ]
+
+    if not options.question.strip():
+        raise ConfigError("the question is empty")
+    return each_media(options, act, lambda row: row["text"])
+
+
+def split_list(words: str | None) -> list[str] | None:
+    """A,B,C as a list; None where nothing was given."""
+    return None if words is None else [word.strip() for word in words.split(",") if word.strip()]

@@ -7,12 +7,14 @@ by its label key. Axes: B samples, T frames, C colours, H height, W width, L tok
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from omnivl import distributed
 
 
 class BadSample(ValueError):
@@ -23,9 +25,19 @@ class LoadingError(ValueError):
     """A batch cannot be made, whatever stands in for its bad samples. The message is one sentence."""
 
 
+@dataclass(frozen=True)
+class Question:
+    """One question about a picture or clip, with its annotators' answers; none where they are not published."""
+
+    text: str
+    answers: tuple[tuple[str, float], ...] = ()  # (answer, weight): how many annotators gave it
+    id: str = ""
+    kind: str = ""  # of the answer, as the data set names it: "yes/no", "number", "other"
+
+
 @dataclass
 class Sample:
-    """One (x, y, t): visual input, label, text (paper, section 3.2)."""
+    """One (x, y, t): visual input, label, text (paper, section 3.2); or a question, its text, with its answers."""
 
     pixels: np.ndarray | None  # (T, H, W, C) uint8; None for text alone
     text: str
@@ -33,6 +45,26 @@ class Sample:
     key: str = ""  # names the sample in reports
     times: tuple[float, ...] = ()  # seconds of the frames
     bad: tuple[tuple[str, str], ...] = ()  # (key, reason) of those it stands in for
+    group: str = ""  # what makes samples of other texts positives of each other: the item that all of them describe
+    answers: tuple[tuple[str, float], ...] = ()  # (answer, weight) where the text is a question
+
+
+@dataclass
+class Answers:
+    """The answers of a batch's questions, one after the other. Axes: A answers, L tokens."""
+
+    ids: Tensor  # (A, L) int64, starting with [CLS]
+    mask: Tensor  # (A, L) int64, 1 where real
+    weights: Tensor  # (A,) the share of a question's annotators
+    rows: Tensor  # (A,) int64: the question of the batch that each answers, ascending
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Answers":
+        return Answers(change(self.ids), change(self.mask), change(self.weights), change(self.rows))
+
+    def of_rows(self, first: int, last: int) -> "Answers":
+        """Those of the questions first..last-1, counted from `first`."""
+        kept = (self.rows >= first) & (self.rows < last)
+        return Answers(self.ids[kept], self.mask[kept], self.weights[kept], self.rows[kept] - first)
 
 
 @dataclass
@@ -46,14 +78,16 @@ class Batch:
     labels: Tensor  # (B,) int64: equal where two samples are positives of each other
     keys: list[str] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
+    answers: Answers | None = None  # where the texts are questions
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         pixels = None if self.pixels is None else change(self.pixels)
+        answers = None if self.answers is None else self.answers.map(change)
         ids, mask, labels = change(self.ids), change(self.mask), change(self.labels)
-        return Batch(self.medium, pixels, ids, mask, labels, self.keys, self.bad)
+        return replace(self, pixels=pixels, ids=ids, mask=mask, labels=labels, answers=answers)
 
     def to(self, device: torch.device | str) -> "Batch":
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -74,18 +108,20 @@ class Batch:
                 self.labels[i : i + size],
                 self.keys[i : i + size],
                 self.bad if i == 0 else [],
+                None if self.answers is None else self.answers.of_rows(i, i + size),
             )
             for i in range(0, len(self), size)
         ]
 
 
-def label_key(text: str, label: str = "") -> int:
-    """The y of a sample: a signed 64-bit hash of "class:" + class name, or of the text in lower case, its accents
-    composed and its blanks made one.
+def label_key(text: str, label: str = "", group: str = "") -> int:
+    """The y of a sample: a signed 64-bit hash of "class:" + class name, of "item:" + the group, or of the text in lower
+    case, its accents composed and its blanks made one.
 
     Streams need no index of classes, and two samples with the same text are positives of each other (method, ours).
     """
-    name = unicodedata.normalize("NFC", f"class:{label}" if label else " ".join(text.lower().split()))
+    told = f"class:{label}" if label else f"item:{group}" if group else " ".join(text.lower().split())
+    name = unicodedata.normalize("NFC", told)
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
 
@@ -97,9 +133,19 @@ def collate(samples: Sequence[Sample], medium: str, tokenizer: Any, max_tokens: 
         frames = [sample.pixels for sample in samples if sample.pixels is not None]
         assert len(frames) == len(samples), f"a {medium} sample came without pixels"
         pixels = stacked(frames)
-    labels = torch.tensor([label_key(sample.text, sample.label) for sample in samples])
+    labels = torch.tensor([label_key(sample.text, sample.label, sample.group) for sample in samples])
     bad = [item for sample in samples for item in sample.bad]
-    return Batch(medium, pixels, ids, mask, labels, [sample.key for sample in samples], bad)
+    answers = collate_answers(samples, tokenizer, max_tokens) if any(sample.answers for sample in samples) else None
+    return Batch(medium, pixels, ids, mask, labels, [sample.key for sample in samples], bad, answers)
+
+
+def collate_answers(samples: Sequence[Sample], tokenizer: Any, max_tokens: int) -> Answers:
+    """All answers of all samples; the weights of one sample's answers sum to one."""
+    given = [(row, *answer) for row, sample in enumerate(samples) for answer in sample.answers]
+    totals = [sum(weight for _, weight in sample.answers) for sample in samples]
+    ids, mask = tokenizer([text for _, text, _ in given], max_tokens=max_tokens)
+    weights = torch.tensor([weight / totals[row] for row, _, weight in given])
+    return Answers(ids, mask, weights, torch.tensor([row for row, _, _ in given]))
 
 
 def stacked(frames: Sequence[np.ndarray]) -> Tensor:
@@ -126,15 +172,18 @@ class Gallery:
     read: Callable[[int], np.ndarray]  # item -> (T, H, W, C) uint8 of the model's size; raises BadSample
     motions: list[str] = field(default_factory=list)  # of the world's clips
     bad: list[tuple[str, str]] = field(default_factory=list)
+    questions: list[tuple[Question, ...]] = field(default_factory=list)  # of each item, where they are asked for
+    views: int = 1  # that `read` gives of an item, one after the other along T
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def batches(self, size: int) -> Iterator[tuple[list[int], Tensor]]:
-        """(indices, pixels (b, T, C, H, W) uint8) of the items that can be read."""
-        for first in range(0, len(self), size):
+    def batches(self, size: int, among: Sequence[int] | None = None) -> Iterator[tuple[list[int], Tensor]]:
+        """(indices, pixels (b, T, C, H, W) uint8) of the items that can be read, `among` some or all."""
+        wanted = range(len(self)) if among is None else among
+        for first in range(0, len(wanted), size):
             kept, frames = [], []
-            for index in range(first, min(first + size, len(self))):
+            for index in wanted[first : first + size]:
                 try:
                     frames.append(self.read(index))
                     kept.append(index)
@@ -143,3 +192,9 @@ class Gallery:
                     self.bad += [] if bad in self.bad else [bad]
             if kept:
                 yield kept, stacked(frames)
+
+    def gather_bad(self) -> None:
+        """After ranks have shared the items: `bad` of all of them, on every one, in the order of the items."""
+        found = {item for part in distributed.gather_objects(self.bad) for item in part}
+        places = {key: place for place, key in enumerate(self.keys)}
+        self.bad[:] = sorted(found, key=lambda item: places[item[0]])

@@ -20,8 +20,9 @@ import numpy as np
 from omnivl.config import DataConfig, ModelConfig
 from omnivl.data import shapes, world
 from omnivl.data.annotations import FORMATS, Annotations, Item
+from omnivl.data.asked import ANSWERS, QUESTIONS, questions_about
 from omnivl.data.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind, read_image, read_video, resolve
-from omnivl.data.sample import BadSample, Sample
+from omnivl.data.sample import BadSample, Question, Sample
 from omnivl.data.transforms import augment
 from omnivl.prompts import draw_prompt, fill, label_prompts
 
@@ -91,14 +92,17 @@ class Source(Protocol):
 
 
 class WorldSource:
-    """`world:` captions, or `world:labels` class names alone, of the rendered world.
+    """`world:` captions, `world:labels` class names alone, or `world:questions`, of the rendered world.
 
-    Its pictures are drawn at the size asked for and never augmented: a crop would make place and size untrue.
+    With `world:` alone DataConfig.reads says which. Its pictures are drawn at the size asked for and never augmented: a
+    crop would make place and size untrue.
     """
 
-    def __init__(self, annotations: str, split: str, group_size: int, prompts: tuple[str, ...] = ()) -> None:
-        if annotations not in ("", "labels"):
-            raise ValueError(f"world:{annotations} does not exist: write world: or world:labels")
+    def __init__(
+        self, annotations: str, split: str, group_size: int, prompts: tuple[str, ...] = (), reads: str = "texts"
+    ) -> None:
+        if annotations not in ("", "labels", "questions"):
+            raise ValueError(f"world:{annotations} does not exist: write world:, world:labels or world:questions")
         if split not in world.SPLITS:
             raise ValueError(f"the world has no split {split!r}: choose {', '.join(world.SPLITS)}")
         if not 1 <= group_size <= len(world.MOTIONS):
@@ -107,7 +111,8 @@ class WorldSource:
                 f"choose 1 to {len(world.MOTIONS)}"
             )
         self.name = f"world:{annotations}"
-        self.as_labels = annotations == "labels"
+        kind = annotations or reads
+        self.as_labels, self.as_questions = kind == "labels", kind == "questions"
         self.split, self.group_size, self.prompts = split, group_size, prompts
         self.named = prompted(shapes.SHAPES, "image", prompts) + prompted(world.MOTIONS, "video", prompts)
 
@@ -117,6 +122,8 @@ class WorldSource:
         return world.LENGTHS[medium]
 
     def read(self, medium: str, index: int, rng: np.random.Generator, ask: Ask) -> Sample:
+        if medium == "text" and self.as_questions:
+            return Sample(None, QUESTIONS[index % len(QUESTIONS)])
         if medium == "text":
             named = self.named[index % len(self.named)]
             return Sample(None, named if self.as_labels else world.train_text(self.split, index, rng))
@@ -125,9 +132,15 @@ class WorldSource:
         )
         if self.as_labels:
             return Sample(item.frames, draw_prompt(item.label, medium, rng, self.prompts), item.label, item.key)
+        if self.as_questions:
+            asked = questions_about(item)
+            chosen = asked[int(rng.integers(len(asked)))]
+            return Sample(item.frames, chosen.text, answers=chosen.answers, key=item.key)
         return Sample(item.frames, item.caption, key=item.key)
 
     def texts(self, limit: int) -> list[str]:
+        if self.as_questions:
+            return [*QUESTIONS, *ANSWERS][:limit]
         return (self.named if self.as_labels else world.all_captions(self.split))[:limit]
 
 
@@ -136,18 +149,22 @@ class FileSource:
 
     Every file is looked at once. Those that are missing or no media are named in a warning and stay in their place, so
     that training replaces and evaluation counts them; too many of them (over `data.max_bad_share` and more than a few,
-    or most) are an error at the start. Items of which nothing is said, as rows with a question alone, are left out.
+    or most) are an error at the start. `DataConfig.reads` says what of an item is read; items without it are left out.
     """
 
     group_size = 1
 
     def __init__(self, name: str, annotations: Annotations, data: DataConfig) -> None:
         self.name, self.prompts, self.labels = name, data.prompts, annotations.labels
-        items = [item for item in annotations.items if item.captions or item.label]
+        self.reads, wanted = data.reads, WANTED[data.reads]
+        items = [item for item in annotations.items if any(getattr(item, part) for part in wanted)]
         left_out = Counter(annotations.dropped)
-        left_out["items without caption or label"] += len(annotations.items) - len(items)
+        told = " or ".join(part.removesuffix("s") for part in wanted)
+        left_out[f"items without {told}"] += len(annotations.items) - len(items)
         if not items:
-            raise ValueError(f'{name} has no captions and no labels: its rows need "caption" or "label"')
+            none = " and no ".join(part.removesuffix("s") + "s" for part in wanted)
+            needed = " or ".join(f'"{part.removesuffix("s")}"' for part in wanted)
+            raise ValueError(f"{name} has no {none}: its rows need {needed}")
         for reason, count in left_out.items():
             if count:
                 log.warning("%s: left out: %d %s", name, count, reason)
@@ -164,6 +181,10 @@ class FileSource:
         self.by_medium: dict[str, list[Item]] = {"image": [], "video": []}
         for item, medium in zip(items, media, strict=True):
             self.by_medium[medium or likely_medium(item, readable)].append(item)
+        self.asked: dict[str, list[tuple[int, Question]]] = {  # the questions that can be learnt from, and their items
+            medium: [(i, asked) for i, item in enumerate(own) for asked in item.questions if asked.answers]
+            for medium, own in self.by_medium.items()
+        }
         self.named = [
             text
             for medium, own in self.by_medium.items()
@@ -171,6 +192,9 @@ class FileSource:
             for text in prompted(self.labels, medium, self.prompts)
         ]
         self.all_texts = [caption for item in items for caption in item.captions] or self.named
+        if self.reads == "questions":
+            said = [(asked.text, *(text for text, _ in asked.answers)) for item in items for asked in item.questions]
+            self.all_texts = [text for texts in said for text in texts]
 
     def _judge(self, bad: list[str], total: int, data: DataConfig) -> None:
         if not bad:
@@ -183,19 +207,30 @@ class FileSource:
         log.warning("%s (training replaces them, evaluation counts them): %s", told, named)
 
     def length(self, medium: str) -> int:
-        return len(self.all_texts) if medium == "text" else len(self.by_medium[medium])
+        if medium == "text":
+            return len(self.all_texts)
+        return len(self.asked[medium] if self.reads == "questions" else self.by_medium[medium])
 
     def read(self, medium: str, index: int, rng: np.random.Generator, ask: Ask) -> Sample:
         if medium == "text":
             return Sample(None, self.all_texts[index])
+        if self.reads == "questions":
+            return self.read_question(medium, *self.asked[medium][index], rng, ask)
         item = self.by_medium[medium][index]
         frames, times = self.frames(medium, index, ask)
         # an item with captions and a label is text data; a label alone becomes a text through a prompt
-        if item.captions:
+        if item.captions and self.reads != "labels":
             text, label = item.captions[int(rng.integers(len(item.captions)))], ""
         else:
             text, label = draw_prompt(item.label, medium, rng, self.prompts), item.label
-        return Sample(ask.fit(frames, text, rng), text, label, item.key, times)
+        group = item.key if self.reads == "captions" else ""
+        return Sample(ask.fit(frames, text, rng), text, label, item.key, times, group=group)
+
+    def read_question(self, medium: str, index: int, asked: Question, rng: np.random.Generator, ask: Ask) -> Sample:
+        frames, times = self.frames(medium, index, ask)
+        told = " ".join((asked.text, *(text for text, _ in asked.answers)))  # of sides, which a flip must not touch
+        key = asked.id or self.by_medium[medium][index].key
+        return Sample(ask.fit(frames, told, rng), asked.text, answers=asked.answers, key=key, times=times)
 
     def frames(self, medium: str, index: int, ask: Ask) -> tuple[np.ndarray, tuple[float, ...]]:
         """An item's frames (T, H, W, 3) as they are, and their times in seconds. Raises BadSample."""
@@ -207,6 +242,10 @@ class FileSource:
 
     def texts(self, limit: int) -> list[str]:
         return list(dict.fromkeys(self.named + self.all_texts))[:limit]
+
+
+# What a sample is made of, by DataConfig.reads: the fields of an item of which it needs one.
+WANTED = {"texts": ("captions", "label"), "captions": ("captions",), "labels": ("label",), "questions": ("questions",)}
 
 
 def prompted(names: Iterable[str], medium: str, prompts: Sequence[str]) -> list[str]:
@@ -250,13 +289,24 @@ def patiently(item: Item, read: Callable[[], T]) -> T:
     raise AssertionError("the last try returns or raises")
 
 
+def classes_of(source: Source, media: Sequence[str]) -> list[str]:
+    """Class names of a source's samples of these media, always in the same order. Raises ValueError for a source that
+    does not list them."""
+    if isinstance(source, WorldSource):
+        return [name for medium in media for name in (shapes.SHAPES if medium == "image" else world.MOTIONS)]
+    if isinstance(source, FileSource):
+        present = {item.label for medium in media for item in source.by_medium[medium]}
+        return [name for name in source.labels if name in present]
+    raise ValueError(f"{source.name} does not list its classes: finetune a classifier on class folders or a manifest")
+
+
 def open_source(spec: str, data: DataConfig) -> Source:
     """FORMAT:ANNOTATIONS as a source. Raises ValueError (one sentence) for an unknown format or a bad file."""
     name, colon, annotations = spec.partition(":")
     if not colon or name not in (*FORMATS, "world"):
         raise ValueError(f"{spec!r} is not a data source: write FORMAT:FILE, FORMAT one of world, {', '.join(FORMATS)}")
     if name == "world":
-        return WorldSource(annotations, data.split, data.group_size, data.prompts)
+        return WorldSource(annotations, data.split, data.group_size, data.prompts, data.reads)
     if not annotations:
         raise ValueError(f"{spec!r} names no file: write {name}:FILE")
     root = Path(data.root).expanduser() if data.root else None

@@ -19,9 +19,11 @@ from torch import Tensor
 from omnivl.data.media import BadSample, kind, read_image, read_video, shown
 from omnivl.data.transforms import prepare
 from omnivl.model import OmniVL
+from omnivl.model.answering import answer_list, ask, choose, write
 from omnivl.model.folder import load_folder, save_folder
 from omnivl.model.generation import caption
 from omnivl.model.hub import local_folder, push_folder
+from omnivl.prompts import fill, label_prompts
 from omnivl.tokenizer import Tokenizer
 
 MAX_TOKENS = 40
@@ -40,6 +42,20 @@ class Caption:
 class Match:
     score: float  # probability that text and picture match
     times: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Label:
+    text: str
+    score: float  # a probability
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    score: float  # its probability: among the choices where some were given, else that the model writes just this
+    alternatives: tuple[Label, ...]  # the choices, or the likeliest answers, best first, this one among them
+    times: tuple[float, ...] | None = None  # seconds looked at; None for an image
 
 
 @dataclass(frozen=True)
@@ -88,11 +104,11 @@ class Pipeline:
     def caption(self, media: Any, *, num_beams: int = 3, max_length: int = 30) -> Any:
         """A `Caption` for each picture or clip, by beam search. Raises BadSample."""
 
-        def write(tokens: Tensor, embed: Tensor, medium: str) -> list[tuple[str, float]]:
+        def describe(tokens: Tensor, embed: Tensor, medium: str) -> list[tuple[str, float]]:
             return caption(self.model, self.tokenizer, tokens, medium, num_beams=num_beams, max_length=max_length)
 
         loaded = self._load(media)
-        texts = self._run(loaded, write)
+        texts = self._run(loaded, describe)
         results = [Caption(text, score, item.times) for (text, score), item in zip(texts, loaded, strict=True)]
         return results if is_many(media) else results[0]
 
@@ -114,6 +130,72 @@ class Pipeline:
                 logits = self.model.match(ids, mask, tokens[item][None])
                 results.append(Match(float(logits.float().softmax(1)[0, 1]), loaded[item].times))
         return results if many_media or many_texts else results[0]
+
+    def answer(self, media: Any, question: str | Sequence[str], choices: Sequence[str] | None = None) -> Any:
+        """An `Answer` for each pair of media and question, paired as in `match`; one of the `choices`, or free text.
+
+        Raises BadSample, and ValueError for an empty question or fewer than two different choices.
+        """
+        many_media, many_questions = is_many(media), not isinstance(question, str)
+        questions = list(question) if many_questions else [str(question)]
+        listed = None if choices is None else answer_list(self.model, self.tokenizer, choices, max_tokens=MAX_TOKENS)
+        loaded = self._load(media)
+        if many_media and many_questions and len(loaded) != len(questions):
+            raise ValueError(
+                f"{len(loaded)} media and {len(questions)} questions were given: lists must be of one length"
+            )
+        tokens = self._run(loaded, lambda tokens, embed, medium: list(tokens))
+        count = max(len(loaded), len(questions)) if loaded and questions else 0
+        results = []
+        with torch.inference_mode():
+            for index in range(count):
+                item = index if len(loaded) > 1 or many_media else 0
+                text = questions[index if len(questions) > 1 or many_questions else 0]
+                asked = ask(self.model, self.tokenizer, [text], tokens[item][None], max_tokens=MAX_TOKENS)
+                if listed:
+                    best = choose(self.model, asked, listed, top=len(listed.texts))[0]
+                else:
+                    best = write(self.model, self.tokenizer, asked)[0]
+                found = tuple(Label(*each) for each in best)
+                results.append(Answer(found[0].text, found[0].score, found, loaded[item].times))
+        return results if many_media or many_questions else results[0]
+
+    def classify(self, media: Any, labels: Sequence[str] | None = None, *, zero_shot: bool = False) -> Any:
+        """The `Label`s of each picture or clip, best first: of the classes given, or of the model's own.
+
+        A finetuned classifier is used where the model has one and no labels are given; prompts where they are, or with
+        `zero_shot`. Raises BadSample, and ValueError where there are no labels or one alone.
+        """
+        own = self.model.extra.get("labels", [])
+        names = list(dict.fromkeys(own if labels is None else labels))
+        if not names:
+            raise ValueError("this model has no classifier of its own: give the labels to choose from")
+        if len(names) < 2 or not all(name.strip() for name in names):
+            raise ValueError(f"there must be at least two labels, none of them empty, got {', '.join(names)}")
+        by_head = labels is None and not zero_shot
+        vectors = {} if by_head else {medium: self._class_vectors(names, medium) for medium in BATCH}
+        temperature = self.model.temperature.clamp(0.001, 0.5)
+
+        def tell(tokens: Tensor, embed: Tensor, medium: str) -> list[list[Label]]:
+            if by_head:
+                assert self.model.classifier is not None
+                scores = self.model.classifier(tokens[:, 0])
+            else:
+                scores = embed @ vectors[medium].T / temperature
+            values, order = scores.float().softmax(1).sort(dim=1, descending=True, stable=True)
+            return [
+                [Label(names[place], value) for place, value in zip(*row, strict=True)]
+                for row in zip(order.tolist(), values.tolist(), strict=True)
+            ]
+
+        return self._each(media, tell)
+
+    def _class_vectors(self, names: Sequence[str], medium: str) -> Tensor:
+        """(labels, E) unit vectors: each the mean of its prompts'."""
+        prompts = label_prompts(medium)
+        texts = self.embed_text([fill(prompt, name) for name in names for prompt in prompts])
+        vectors = torch.from_numpy(texts).view(len(names), len(prompts), -1).mean(1)
+        return torch.nn.functional.normalize(vectors, dim=-1).to(self._device)
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
@@ -293,4 +375,4 @@ def load(
     )
 
 
-__all__ = ["BadSample", "Caption", "Match", "Pipeline", "load"]
+__all__ = ["Answer", "BadSample", "Caption", "Label", "Match", "Pipeline", "load"]

@@ -2,7 +2,7 @@
 
 from omnivl.model.layers import CrossKV, KVCache
 from omnivl.model.omnivl import OmniVL, Text, Visual, load_model, save_weights, shared_names
-from omnivl.model.text import AlignmentDecoder, GenerationDecoder, TextEncoder
+from omnivl.model.text import AlignmentDecoder, GenerationDecoder, TextEncoder, starting_with
 from omnivl.model.vision import PatchEmbed, SpaceTimeBlock, VisualEncoder
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "load_model",
     "save_weights",
     "shared_names",
+    "starting_with",
 ]

@@ -10,7 +10,7 @@ worth. Label smoothing has no place here. What the context shows (pixels, a ques
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -60,6 +60,7 @@ def generate(
     min_length: int = 1,
     max_length: int = 20,
     repetition_penalty: float = 1.0,
+    length_penalty: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> list[Generated]:
     """Write one text for each context.
@@ -68,7 +69,8 @@ def generate(
         context: visual tokens (B, N, D), question states with their `context_mask` (B, N), or either's keys and values.
         prompt_ids: tokens that every text starts with, after [DEC].
         method: greedy takes the likeliest token; beam keeps the `num_beams` likeliest beginnings and gives the finished
-            text with the best mean log-probability; nucleus draws from the smallest set of tokens that holds `top_p`
+            text with the best log-probability over length ** `length_penalty` (1: its mean; 0: the likeliest text
+            as a whole); nucleus draws from the smallest set of tokens that holds `top_p`
             of the probability at `temperature`, by `generator`.
         min_length, max_length: of the tokens written, [SEP] included.
         repetition_penalty: above 1, tokens that stand in the text already become less likely (CTRL).
@@ -83,14 +85,15 @@ def generate(
             f"min_length is {min_length} and max_length {max_length}: "
             f"wanted 1 <= min_length <= max_length <= {positions}, the positions that the prompt leaves"
         )
-    if num_beams < 1 or not 0 < top_p <= 1 or temperature <= 0 or repetition_penalty <= 0:
+    if num_beams < 1 or not 0 < top_p <= 1 or temperature <= 0 or repetition_penalty <= 0 or length_penalty < 0:
         raise ValueError(
             f"num_beams {num_beams}, top_p {top_p:g}, temperature {temperature:g}, repetition_penalty "
-            f"{repetition_penalty:g}: wanted at least 1, above 0 and at most 1, above 0, above 0"
+            f"{repetition_penalty:g}, length_penalty {length_penalty:g}: "
+            "wanted at least 1, above 0 and at most 1, above 0, above 0, 0 or more"
         )
     writer = Writer(model, context, context_mask, specials, prompt_ids, min_length, max_length, repetition_penalty)
     if method == "beam":
-        return beam_search(writer, num_beams)
+        return [found[0] for found in beam_search(writer, num_beams, length_penalty=length_penalty)]
     if method == "greedy":
         return one_by_one(writer, lambda wish: wish.argmax(1))
     return one_by_one(writer, lambda wish: nucleus(wish, top_p, temperature, generator))
@@ -174,12 +177,12 @@ def nucleus(wish: Tensor, top_p: float, temperature: float, generator: torch.Gen
     return order.gather(1, drawn)[:, 0]
 
 
-def beam_search(writer: Writer, beams: int) -> list[Generated]:
-    """For each item the finished text with the best mean log-probability, among the endings of its likeliest
-    beginnings.
+def beam_search(writer: Writer, beams: int, *, length_penalty: float = 1.0, keep: int = 1) -> list[list[Generated]]:
+    """For each item the `keep` finished texts with the best log-probability over length ** `length_penalty`, best
+    first, among the endings of its likeliest beginnings; there may be fewer.
 
-    An item is finished only when none of its beginnings could still beat its best text: log-probabilities only fall,
-    so a beginning worth s ends with at most s / max_length.
+    An item is finished only when none of its beginnings could still beat what is kept: log-probabilities only fall, so
+    a beginning worth s ends with at most s / max_length ** length_penalty.
     """
     items, sep, device = writer.items, writer.specials.sep_id, writer.texts.device
     first = torch.arange(items, device=device)[:, None] * beams  # (B, 1) the first row of an item
@@ -187,26 +190,28 @@ def beam_search(writer: Writer, beams: int) -> list[Generated]:
     wished = torch.full((items, beams), NEVER, device=device)  # what beginnings are worth by the choosing numbers
     wished[:, 0] = 0.0  # at the start all beginnings are one
     worth = torch.zeros(items, beams, device=device)  # and by the model's own
-    best = torch.full((items,), NEVER, device=device)
-    results = [Generated((), NEVER)] * items
+    to_beat = torch.full((items,), NEVER, device=device)  # the last of what is kept
+    kept: list[list[tuple[float, Generated]]] = [[] for _ in range(items)]
     for length in range(1, writer.max_length + 1):
         truth, wish = (numbers.view(items, beams, -1) for numbers in writer.next(length))
         totals = wished[:, :, None] + wish  # (B, K, V)
-        ended, ending = (totals[:, :, sep] / length).max(1)
-        for item in (ended > best).nonzero()[:, 0].tolist():
-            beam = int(ending[item])
+        ended = totals[:, :, sep] / length**length_penalty
+        for item, beam in (ended > to_beat[:, None]).nonzero().tolist():
             text = writer.texts[item * beams + beam, writer.start :].tolist()
-            results[item] = Generated((*text, sep), float(worth[item, beam] + truth[item, beam, sep]) / length)
-        best = torch.maximum(best, ended)
+            score = (worth[item, beam] + truth[item, beam, sep]).item() / length
+            kept[item].append((ended[item, beam].item(), Generated((*text, sep), score)))
+            kept[item] = sorted(kept[item], key=lambda found: -found[0])[:keep]
+            if len(kept[item]) == keep:
+                to_beat[item] = kept[item][-1][0]
         totals[:, :, sep] = NEVER
         wished, flat = totals.flatten(1).topk(beams)  # (B, K)
         source, tokens = flat // totals.shape[2], flat % totals.shape[2]
-        if (wished[:, 0] / writer.max_length <= best).all():
+        if (wished[:, 0] / writer.max_length**length_penalty <= to_beat).all():
             break
         worth = worth.gather(1, source) + truth.flatten(1).gather(1, flat)
         writer.select((first + source).flatten())
         writer.read(tokens.view(-1, 1))
-    return results
+    return [[text for _, text in found] for found in kept]
 
 
 @torch.inference_mode()
@@ -257,21 +262,23 @@ def caption(
     tokens: Tensor,
     medium: str,
     *,
-    num_beams: int = 3,
     min_length: int = 5,
-    max_length: int = 20,
+    **how: Any,
 ) -> list[tuple[str, float]]:
-    """Captions of visual tokens (B, N, D) of one medium, with their mean log-probabilities. The model's prompt for
-    "image" or "video" is written first, and left out of the text."""
+    """Captions of visual tokens (B, N, D) of one medium, with their mean log-probabilities; `how` as in `generate`.
+
+    The model's prompt for "image" or "video" is written first, and left out of the text. Raises ValueError as
+    `generate` does, and where the model has no generation decoder.
+    """
+    require_generation(model)
     prompt = model.config.video_prompt if medium == "video" else model.config.image_prompt
     prompt_ids = tokenizer([prompt])[0][0, 1:-1].tolist() if prompt else []
     written = generate(
-        model,
-        tokens,
-        specials=Specials.of(tokenizer),
-        prompt_ids=prompt_ids,
-        num_beams=num_beams,
-        min_length=min_length,
-        max_length=max_length,
+        model, tokens, specials=Specials.of(tokenizer), prompt_ids=prompt_ids, min_length=min_length, **how
     )
     return [(tokenizer.decode(text.ids), text.score) for text in written]
+
+
+def require_generation(model: OmniVL) -> None:
+    if not hasattr(model, "generation"):
+        raise ValueError("this model has no generation decoder: it can embed and match, not write or answer")

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from omnivl.model.omnivl import OmniVL
 
-BEHIND = -1e6  # added to the similarity of what was not reranked
 SCORE = "log p(matched) + similarity / temperature"
 
 
@@ -47,17 +46,37 @@ def rerank(
     Returns:
         (V, M) for visual queries and (M, V) for text queries.
     """
-    if k < 0:
-        raise ValueError(f"k is {k}, wanted 0 or more")
-    scaled = similarity / model.temperature.clamp(0.001, 0.5)
-    if k == 0:
-        return scaled, scaled.T
-    rows, columns = similarity.shape
-    to_text = torch.zeros(rows, columns, dtype=torch.bool, device=similarity.device)
-    to_text.scatter_(1, similarity.topk(min(k, columns), dim=1).indices, True)
-    to_visual = torch.zeros_like(to_text).scatter_(0, similarity.topk(min(k, rows), dim=0).indices, True)
+    to_text, to_visual = candidates(similarity, k)
     pairs = (to_text | to_visual).nonzero()
     matched = torch.zeros_like(similarity)
     matched[pairs[:, 0], pairs[:, 1]] = match_log_probability(model, tokens, ids, mask, pairs)
+    scaled = similarity / model.temperature.clamp(0.001, 0.5)
     final = scaled + matched
-    return torch.where(to_text, final, scaled + BEHIND), torch.where(to_visual, final, scaled + BEHIND).T
+    return behind(scaled, final, to_text, 1), behind(scaled, final, to_visual, 0).T
+
+
+def candidates(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Which pairs are reranked, (V, M) bool each: the best `k` texts of every visual input, and the best `k` visual
+    inputs of every text. Items level with the last of them are candidates too, so that no order of the items tells.
+
+    Raises ValueError where k is negative.
+    """
+    if k < 0:
+        raise ValueError(f"k is {k}, wanted 0 (no reranking) or more")
+    found = []
+    for dim, size in ((1, similarity.shape[1]), (0, similarity.shape[0])):
+        if k == 0 or size == 0:
+            found.append(torch.zeros_like(similarity, dtype=torch.bool))
+        else:
+            last = similarity.topk(min(k, size), dim=dim).values.narrow(dim, min(k, size) - 1, 1)
+            found.append(similarity >= last)
+    return found[0], found[1]
+
+
+def behind(scaled: Tensor, final: Tensor, chosen: Tensor, dim: int) -> Tensor:
+    """The final scores (V, M) of what was chosen of each query along `dim`, and behind them all else in its order:
+    moved down as a whole by no more than it takes, as a large number would swallow small differences."""
+    lowest = final.masked_fill(~chosen, torch.inf).amin(dim, keepdim=True)
+    highest = scaled.masked_fill(chosen, -torch.inf).amax(dim, keepdim=True)
+    shift = torch.where(lowest.isinf() | highest.isinf(), 0.0, (lowest - highest - 1).clamp(max=0))
+    return torch.where(chosen, final, scaled + shift)

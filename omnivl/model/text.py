@@ -104,6 +104,13 @@ class TextBlock(nn.Module):
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
+def starting_with(ids: Tensor, first: int) -> Tensor:
+    """The same texts with another first token ([ENC] or [DEC] for [CLS])."""
+    ids = ids.clone()
+    ids[:, 0] = first
+    return ids
+
+
 def key_mask(mask: Tensor | None) -> Tensor | None:
     """(B, L) as the bool (B, 1, 1, L) that attention wants."""
     return None if mask is None else mask[:, None, None, :].bool()

@@ -176,6 +176,18 @@ class VisualEncoder(nn.Module):
         self.config, self.grid = config, grid
         return config
 
+    def distances(self) -> dict[str, int]:
+        """How many layers lie between a parameter and the end: 0 for the final norm, 1 for the last block, and one more
+        than the first block for patches and positions. What layer-wise learning rates are counted by."""
+        layers = len(self.blocks)
+        found = {}
+        for name, _ in self.named_parameters():
+            first, _, rest = name.partition(".")
+            found[name] = (
+                layers - int(rest.split(".")[0]) if first == "blocks" else 0 if first == "norm" else layers + 1
+            )
+        return found
+
     def is_silent(self) -> bool:
         """Whether no video has been learnt from yet: every temporal output projection is still zero."""
         return all(not bool(block.temporal.out.weight.any()) for block in self.blocks)

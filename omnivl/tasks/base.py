@@ -2,12 +2,14 @@
 (momentum copies, banks, auxiliary heads) that the saved model must not hold. The trainer knows nothing else of it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-from omnivl.data.sample import Batch
+from omnivl.config import OptimConfig
+from omnivl.data.sample import Batch, Gallery
 from omnivl.model import OmniVL
 
 
@@ -43,9 +45,11 @@ class Task(nn.Module):
     def after_step(self, step: int) -> None:
         """Called once after each optimiser step."""
 
-    def slow_names(self) -> set[str]:
-        """Names of the parameters that OptimConfig.text_lr_factor applies to."""
-        return {f"model.{name}" for name in self.model.text_encoder_parameters()}
+    def lr_factors(self, optim: OptimConfig) -> dict[str, float]:
+        """What multiplies the learning rate of parameters, by name; 1 for all others."""
+        visual = self.model.visual.distances()
+        factors = {f"model.visual.{name}": optim.layer_decay**distance for name, distance in visual.items()}
+        return factors | {f"model.{name}": optim.text_lr_factor for name in self.model.text_encoder_parameters()}
 
     def compiled_parts(self) -> list[nn.Module]:
         """Modules that TrainConfig.compile compiles: those that see few different shapes."""
@@ -60,7 +64,20 @@ class Result:
     dataset: str
     split: str
     metric: str
-    value: float
+    value: float | None  # None: not run, and settings["not_run"] says why
     n: int
     chance: float | None
     settings: dict[str, Any]
+
+
+def gallery_result(
+    gallery: Gallery,
+    task: str,
+    metric: str,
+    value: float | None,
+    n: int,
+    chance: float | None,
+    settings: Mapping[str, Any],
+) -> Result:
+    told = {"medium": gallery.medium, **settings}
+    return Result(task, gallery.name, gallery.split, metric, value, n, chance, told)

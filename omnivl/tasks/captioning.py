@@ -1,50 +1,101 @@
-"""Captioning evaluation: one caption an item by beam search, against the item's own captions."""
+"""Captioning: finetuned by language modelling after a prompt (BLIP), evaluated by one written caption an item against
+the item's own captions.
+"""
+
+from typing import Any
 
 import torch
 
-from omnivl.data.sample import Gallery
-from omnivl.metrics import exact_match, token_f1
+from omnivl import distributed
+from omnivl.config import TaskConfig
+from omnivl.data.sample import Batch, Gallery
+from omnivl.losses import lm_loss
+from omnivl.metrics import caption_metrics, exact_match, token_f1, words
 from omnivl.model import OmniVL
 from omnivl.model.generation import caption
-from omnivl.tasks.base import Result
-from omnivl.tasks.retrieval import gallery_result
+from omnivl.tasks.base import Losses, Result, Task, gallery_result
 from omnivl.tokenizer import Tokenizer
+
+
+class CaptioningTask(Task):
+    """Next-token prediction of captions that start with the model's prompt, whose own tokens are out of the loss."""
+
+    def __init__(self, model: OmniVL, config: TaskConfig, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        prompts = {"image": model.config.image_prompt, "video": model.config.video_prompt}
+        self.starts = {
+            medium: [tokenizer.dec_id, *(tokenizer([prompt])[0][0, 1:-1].tolist() if prompt else ())]
+            for medium, prompt in prompts.items()
+        }
+
+    def forward(self, batch: Batch, step: int, micro: int) -> Losses:
+        assert batch.pixels is not None
+        start = batch.ids.new_tensor(self.starts[batch.medium]).expand(len(batch), -1)
+        ids = torch.cat([start, batch.ids[:, 1:]], 1)
+        mask = torch.cat([torch.ones_like(start), batch.mask[:, 1:]], 1)
+        targets = torch.cat([torch.zeros_like(start), batch.mask[:, 1:]], 1)
+        context = self.model.context_keys_values(self.model.encode_visual(batch.pixels).tokens)
+        states = self.model.decode_states(ids, mask, context)
+        logits = self.model.lm_logits(states[:, :-1][targets[:, 1:].bool()])
+        loss = lm_loss(logits, ids, targets, label_smoothing=self.config.label_smoothing)
+        total = distributed.share(loss.sum(), targets.sum())
+        return Losses(total, {"lm": total.detach()})
 
 
 @torch.inference_mode()
 def write_captions(
-    model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, batch_size: int = 64, num_beams: int = 3
+    model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, batch_size: int = 64, seed: int = 0, **how: Any
 ) -> list[str]:
-    """A caption for each item; empty where it cannot be read."""
-    captions = [""] * len(gallery)
-    for indices, pixels in gallery.batches(batch_size):
-        visual = model.encode_visual(pixels.to(model.temperature.device))
-        made = caption(model, tokenizer, visual.tokens, gallery.medium, num_beams=num_beams)
-        for index, (text, _) in zip(indices, made, strict=True):
-            captions[index] = text
-    return captions
+    """A caption for each item, `how` as in `generate`; empty where it cannot be read. Ranks share the items. Where
+    words are drawn (nucleus) each item has random numbers of its own, so that its neighbours change nothing."""
+    device = model.temperature.device
+    found: dict[int, str] = {}
+    for indices, pixels in gallery.batches(batch_size, distributed.own_part(len(gallery))):
+        tokens = model.encode_visual(pixels.to(device)).tokens
+        if how.get("method") == "nucleus":
+            for index, own in zip(indices, tokens.split(1), strict=True):
+                draws = torch.Generator(device).manual_seed(seed * len(gallery) + index)
+                found[index] = caption(model, tokenizer, own, gallery.medium, generator=draws, **how)[0][0]
+        else:
+            made = caption(model, tokenizer, tokens, gallery.medium, **how)
+            found |= {index: text for index, (text, _) in zip(indices, made, strict=True)}
+    found = distributed.merge_from_ranks(found)
+    gallery.gather_bad()
+    return [found.get(index, "") for index in range(len(gallery))]
 
 
-@torch.inference_mode()
-def evaluate_captions(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, num_beams: int = 3) -> list[Result]:
-    """exact, token_f1, and for the world's clips motion_word: the share whose motion word is right."""
-    written = write_captions(model, tokenizer, gallery, num_beams=num_beams)
-    settings: dict[str, object] = {"num_beams": num_beams, "bad": len(gallery.bad)}
+def score_captions(gallery: Gallery, written: list[str], settings: dict[str, Any]) -> list[Result]:
+    """exact, token_f1, the metrics of the field where they can run (else they are named), and for the world's clips
+    motion_word: the share whose motion word is right.
+
+    Raises ValueError where an item has no caption with words.
+    """
+    for key, own in zip(gallery.keys, gallery.captions, strict=True):
+        if not own or not all(words(text) for text in own):
+            raise ValueError(f"{gallery.name}: {key} has a caption without words, which nothing can be scored by")
     # what a model that says another item's caption would get
     others = [gallery.captions[(i + 1 + len(gallery) // 2) % len(gallery)][0] for i in range(len(gallery))]
     values: list[tuple[str, float, float | None]] = [
         ("exact", exact_match(written, gallery.captions), exact_match(others, gallery.captions)),
         ("token_f1", token_f1(written, gallery.captions), token_f1(others, gallery.captions)),
     ]
+    (known, guessed), not_run = caption_metrics([written, others], gallery.captions)
+    values += [(metric, value, guessed[metric]) for metric, value in known.items()]
     if gallery.motions:
         right = sum(
             word_of(own[0], motion) in text.split()
             for text, own, motion in zip(written, gallery.captions, gallery.motions, strict=True)
         )
         values.append(("motion_word", right / len(gallery), 1 / len(set(gallery.motions))))
-    return [
+    settings = {**settings, "bad": len(gallery.bad)}
+    results = [
         gallery_result(gallery, "caption", metric, value, len(gallery), chance, settings)
         for metric, value, chance in values
+    ]
+    return results + [
+        gallery_result(gallery, "caption", metric, None, len(gallery), None, {**settings, "not_run": reason})
+        for metric, reason in not_run.items()
     ]
 
 

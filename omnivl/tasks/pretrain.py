@@ -14,7 +14,7 @@ from omnivl import distributed
 from omnivl.config import TaskConfig
 from omnivl.data.sample import Batch
 from omnivl.losses import lm_loss, sample_hard_negatives, text_loss, univlc_loss, vlm_loss
-from omnivl.model import CrossKV, OmniVL
+from omnivl.model import CrossKV, OmniVL, starting_with
 from omnivl.model.momentum import MemoryBank, MomentumEncoder
 from omnivl.model.omnivl import Text, Visual
 from omnivl.tasks.base import Losses, Task
@@ -24,13 +24,6 @@ def uniforms(seed: int, step: int, micro: int, stream: str, *shape: int) -> Tens
     """Numbers in [0, 1) that depend on the arguments alone; the same on every rank."""
     key = hash((seed, step, micro, sum(map(ord, stream)))) & 0x7FFF_FFFF_FFFF_FFFF  # ints hash alike in every process
     return torch.rand(*shape, generator=torch.Generator().manual_seed(key))
-
-
-def starting_with(ids: Tensor, first: int) -> Tensor:
-    """The same texts with another first token ([ENC] or [DEC] for [CLS])."""
-    ids = ids.clone()
-    ids[:, 0] = first
-    return ids
 
 
 def chosen(context: CrossKV, rows: Tensor, size: int) -> CrossKV:

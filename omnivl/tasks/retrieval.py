@@ -1,22 +1,68 @@
 """Retrieval evaluation: all items are encoded once, ranked by similarity, then reranked by the matching score; and the
 world's two tests of the order of time, which are retrieval among a clip's siblings and against its own reverse.
+
+Ranks share the items: each encodes its own and scores the pairs that they stand in. Visual tokens are the large thing:
+they are kept on the host until a limit, and those past it are encoded again, block by block, when they are reranked.
+Scores are rounded to what is above the noise of float32, which differs from batch to batch: items that are alike stay
+level, and share their ranks. Axes: V visual inputs, M texts, N visual tokens, L text tokens, E embedding, D width.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from omnivl import distributed
 from omnivl.data.sample import Gallery
-from omnivl.metrics import median_rank, recall_at_k
+from omnivl.metrics import median_rank, recall_at_k, words
 from omnivl.model import OmniVL
-from omnivl.model.rerank import SCORE, match_log_probability, rerank
-from omnivl.tasks.base import Result
+from omnivl.model.rerank import SCORE, behind, candidates, match_log_probability
+from omnivl.tasks.base import Result, gallery_result
 from omnivl.tokenizer import Tokenizer
 
+log = logging.getLogger(__name__)
+
 LETTER = {"image": "i", "video": "v"}
+GIB = 2**30
+COSINE_DIGITS, LOG_DIGITS = 5, 4  # behind the point, that scores are rounded to
+
+
+@dataclass
+class VisualTokens:
+    """The visual tokens of this rank's items, kept on the host while they take at most `limit` bytes; the others are
+    encoded again whenever they are asked for."""
+
+    model: OmniVL
+    gallery: Gallery
+    batch_size: int
+    limit: float
+    kept: dict[int, Tensor] = field(default_factory=dict)  # item -> (N, D)
+    again: list[int] = field(default_factory=list)
+
+    def add(self, indices: Sequence[int], tokens: Tensor) -> None:
+        """Take in (b, N, D)."""
+        size = tokens[0].numel() * tokens.element_size()
+        room = max(0, int(self.limit // size) - len(self.kept))
+        self.kept |= {index: row.clone() for index, row in zip(indices[:room], tokens[:room].cpu(), strict=True)}
+        self.again += indices[room:]
+
+    def blocks(self) -> Iterator[tuple[list[int], Tensor]]:
+        """(items, tokens (b, N, D) on the model's device), every item that can be read once."""
+        device, numbers = self.model.temperature.device, list(self.kept)
+        for first in range(0, len(numbers), self.batch_size):
+            part = numbers[first : first + self.batch_size]
+            yield part, torch.stack([self.kept[number] for number in part]).to(device)
+        for part, pixels in self.gallery.batches(self.batch_size, self.again):
+            yield part, self.model.encode_visual(pixels.to(device)).tokens
+
+    def told(self) -> str:
+        size = sum(row.numel() * row.element_size() for row in self.kept.values()) / GIB
+        return (
+            f"{self.gallery.name}: visual tokens of {len(self.kept)} items are kept ({size:.2f} of at most "
+            f"{self.limit / GIB:g} GiB), those of {len(self.again)} are encoded again for reranking"
+        )
 
 
 @dataclass
@@ -24,7 +70,7 @@ class Encoded:
     """A gallery and its texts as vectors and tokens. `owner` (M,) is the item that each text belongs to."""
 
     visual: Tensor  # (V, E)
-    tokens: Tensor  # (V, N, D)
+    tokens: VisualTokens
     text: Tensor  # (M, E)
     ids: Tensor  # (M, L), starting with [ENC]
     mask: Tensor
@@ -34,22 +80,33 @@ class Encoded:
 
 @torch.inference_mode()
 def encode(
-    model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, batch_size: int = 64, max_tokens: int = 40
+    model: OmniVL,
+    tokenizer: Tokenizer,
+    gallery: Gallery,
+    *,
+    batch_size: int = 64,
+    max_tokens: int = 40,
+    token_memory: float = 1.0,
 ) -> Encoded:
+    """Raises ValueError where no item can be read, where there are no captions, or one without words."""
     device = model.temperature.device
-    vectors: Tensor | None = None
-    for indices, pixels in gallery.batches(batch_size):
-        visual = model.encode_visual(pixels.to(device))
-        if vectors is None:
-            vectors = visual.embed.new_zeros(len(gallery), visual.embed.shape[1])
-            tokens = visual.tokens.new_zeros(len(gallery), *visual.tokens.shape[1:])
-            read = torch.zeros(len(gallery), dtype=torch.bool, device=device)
-        vectors[indices], tokens[indices], read[indices] = visual.embed, visual.tokens, True
-    if vectors is None:
-        raise ValueError(f"{gallery.name}: none of the {len(gallery)} {gallery.medium} items can be read")
     texts = [caption for captions in gallery.captions for caption in captions]
     if not texts:
         raise ValueError(f"{gallery.name} has no captions to retrieve by")
+    for key, captions in zip(gallery.keys, gallery.captions, strict=True):
+        if not all(words(caption) for caption in captions):
+            raise ValueError(f"{gallery.name}: {key} has a caption without words, which nothing can be found by")
+    vectors = torch.zeros(len(gallery), model.config.embed_dim, device=device)
+    read = torch.zeros(len(gallery), device=device)
+    tokens = VisualTokens(model, gallery, batch_size, token_memory * GIB)
+    for indices, pixels in gallery.batches(batch_size, distributed.own_part(len(gallery))):
+        visual = model.encode_visual(pixels.to(device))
+        vectors[indices], read[indices] = visual.embed, 1.0
+        tokens.add(indices, visual.tokens)
+    vectors, read = distributed.fill_from_ranks(vectors), distributed.fill_from_ranks(read).bool()
+    gallery.gather_bad()
+    if not read.any():
+        raise ValueError(f"{gallery.name}: none of the {len(gallery)} {gallery.medium} items can be read")
     owner = torch.tensor([item for item, captions in enumerate(gallery.captions) for _ in captions], device=device)
     embeds = encode_texts(model, tokenizer, texts, batch_size=batch_size, max_tokens=max_tokens)
     ids, mask = tokenizer(texts, max_tokens=max_tokens)
@@ -58,77 +115,94 @@ def encode(
 
 
 @torch.inference_mode()
-def encode_texts(
-    model: OmniVL, tokenizer: Tokenizer, texts: Sequence[str], *, batch_size: int = 64, max_tokens: int = 40
-) -> Tensor:
-    """(M, E) unit vectors."""
-    device = model.temperature.device
-    parts = []
-    for first in range(0, len(texts), batch_size):
-        ids, mask = tokenizer(texts[first : first + batch_size], max_tokens=max_tokens)
-        parts.append(model.encode_text(ids.to(device), mask.to(device)).embed)
-    return torch.cat(parts)
+def match_pairs(model: OmniVL, tokens: VisualTokens, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+    """log p(matched) (V, M) of the pairs that are `wanted` (V, M) bool; 0 for all others. Each pair is scored by the
+    rank whose visual input it is."""
+    scores = torch.zeros(wanted.shape, device=wanted.device)
+    for indices, block in tokens.blocks():
+        pairs = wanted[indices].nonzero()
+        rows = torch.tensor(indices, device=wanted.device)[pairs[:, 0]]
+        scores[rows, pairs[:, 1]] = match_log_probability(model, block, ids, mask, pairs)
+    return distributed.fill_from_ranks(scores).round(decimals=LOG_DIGITS)
 
 
 @torch.inference_mode()
-def evaluate_retrieval(model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, k: int) -> list[Result]:
-    """R@1/5/10 and median rank in both directions, without reranking and with the best `k` reranked."""
-    encoded = encode(model, tokenizer, gallery)
-    similarity = encoded.visual @ encoded.text.T  # (V, M)
+def encode_texts(
+    model: OmniVL, tokenizer: Tokenizer, texts: Sequence[str], *, batch_size: int = 64, max_tokens: int = 40
+) -> Tensor:
+    """(M, E) unit vectors; ranks share the texts."""
+    device = model.temperature.device
+    different = list(dict.fromkeys(texts))  # the same text has the same vector to the last bit
+    vectors = torch.zeros(len(different), model.config.embed_dim, device=device)
+    own = distributed.own_part(len(different))
+    for first in range(0, len(own), batch_size):
+        part = list(own[first : first + batch_size])
+        ids, mask = tokenizer([different[number] for number in part], max_tokens=max_tokens)
+        vectors[part] = model.encode_text(ids.to(device), mask.to(device)).embed
+    places = {text: place for place, text in enumerate(different)}
+    return distributed.fill_from_ranks(vectors)[[places[text] for text in texts]]
+
+
+@torch.inference_mode()
+def evaluate_retrieval(
+    model: OmniVL,
+    tokenizer: Tokenizer,
+    gallery: Gallery,
+    *,
+    k: int,
+    batch_size: int = 64,
+    max_tokens: int = 40,
+    token_memory: float = 1.0,
+) -> list[Result]:
+    """R@1/5/10 and median rank in both directions, without reranking and with the best `k` reranked; any of an item's
+    own captions is a hit."""
+    if k < 0:
+        raise ValueError(f"k is {k}, wanted 0 (no reranking) or more")
+    encoded = encode(
+        model, tokenizer, gallery, batch_size=batch_size, max_tokens=max_tokens, token_memory=token_memory if k else 0.0
+    )
+    if k:
+        log.info(encoded.tokens.told())
+    similarity = (encoded.visual @ encoded.text.T).round(decimals=COSINE_DIGITS)  # (V, M)
     similarity[~encoded.read] = -2.0  # below every cosine: what cannot be read is never found
     own = torch.arange(len(gallery), device=similarity.device)[:, None] == encoded.owner[None, :]  # (V, M)
-    letter = LETTER[gallery.medium]
-    results = []
+    letter, results = LETTER[gallery.medium], []
     for depth in dict.fromkeys((0, k)):
-        by_visual, by_text = rerank(model, similarity, encoded.tokens, encoded.ids, encoded.mask, depth)
+        to_text, to_visual = (found & encoded.read[:, None] for found in candidates(similarity, depth))
+        matched = torch.zeros_like(similarity)
+        if depth:
+            matched = match_pairs(model, encoded.tokens, encoded.ids, encoded.mask, to_text | to_visual)
+        scaled = similarity / model.temperature.clamp(0.001, 0.5)
+        final = matched.add_(scaled)
+        results += score_direction(gallery, f"t2{letter}", behind(scaled, final, to_visual, 0).T, own.T, depth)
+        by_visual = behind(scaled, final, to_text, 1)
         by_visual[~encoded.read] = 0.0  # an unreadable query knows nothing: chance
-        settings = {
-            "rerank": bool(depth),
-            "k": depth,
-            "rerank_score": SCORE if depth else None,
-            "bad": len(gallery.bad),
-        }
-        for name, scores, targets in (
-            (f"t2{letter}", by_text, own.T),
-            (f"{letter}2t", by_visual[own.any(1)], own[own.any(1)]),
-        ):
-            recalls = recall_at_k(scores, targets, (1, 5, 10))
-            size = scores.shape[1]
-            hits = targets.sum(1).double().mean().item()
-            for at, value in recalls.items():
-                chance = min(1.0, at * hits / size)
-                results.append(
-                    gallery_result(gallery, "retrieval", f"{name}_r{at}", value, len(scores), chance, settings)
-                )
-            results.append(
-                gallery_result(
-                    gallery,
-                    "retrieval",
-                    f"{name}_median_rank",
-                    median_rank(scores, targets),
-                    len(scores),
-                    None,
-                    settings,
-                )
-            )
+        captioned = own.any(1)
+        results += score_direction(gallery, f"{letter}2t", by_visual[captioned], own[captioned], depth)
     return results
 
 
-def gallery_result(
-    gallery: Gallery, task: str, metric: str, value: float, n: int, chance: float | None, settings: Mapping[str, Any]
-) -> Result:
-    return Result(
-        task, gallery.name, gallery.split, metric, float(value), n, chance, {"medium": gallery.medium, **settings}
-    )
+def score_direction(gallery: Gallery, name: str, scores: Tensor, targets: Tensor, depth: int) -> list[Result]:
+    """The numbers of scores (Q, G), where `targets` (Q, G) says whose items are whose."""
+    settings = {"rerank": bool(depth), "k": depth, "rerank_score": SCORE if depth else None, "bad": len(gallery.bad)}
+    hits, size = targets.sum(1).double().mean().item(), scores.shape[1]
+    values: list[tuple[str, float, float | None]] = [
+        (f"{name}_r{at}", value, min(1.0, at * hits / size))
+        for at, value in recall_at_k(scores, targets, (1, 5, 10)).items()
+    ]
+    values.append((f"{name}_median_rank", median_rank(scores, targets), None))
+    return [
+        gallery_result(gallery, "retrieval", metric, value, len(scores), chance, settings)
+        for metric, value, chance in values
+    ]
 
 
 @torch.inference_mode()
 def pair_scores(model: OmniVL, encoded: Encoded) -> tuple[Tensor, Tensor]:
     """(V, M) cosines, and log p(matched) of every pair."""
-    similarity = encoded.visual @ encoded.text.T
-    pairs = torch.ones_like(similarity, dtype=torch.bool).nonzero()
-    matched = match_log_probability(model, encoded.tokens, encoded.ids, encoded.mask, pairs)
-    return similarity, matched.view_as(similarity)
+    similarity = (encoded.visual @ encoded.text.T).round(decimals=COSINE_DIGITS)
+    everything = torch.ones_like(similarity, dtype=torch.bool)
+    return similarity, match_pairs(model, encoded.tokens, encoded.ids, encoded.mask, everything)
 
 
 @torch.inference_mode()
@@ -153,12 +227,11 @@ def evaluate_reverse(model: OmniVL, tokenizer: Tokenizer, forward: Gallery, back
     """A caption between its clip and the same clip played backwards: who scores higher; a tie counts half."""
     results = []
     encoded, reverse = encode(model, tokenizer, forward), encode(model, tokenizer, backward)
-    own = torch.stack([torch.arange(len(forward))] * 2, 1)
+    own = torch.eye(len(forward), dtype=torch.bool, device=encoded.visual.device)
     sides = []
     for side in (encoded, reverse):
-        cosine = (side.visual * encoded.text).sum(1)
-        matched = match_log_probability(model, side.tokens, encoded.ids, encoded.mask, own.to(side.tokens.device))
-        sides.append((cosine, matched))
+        cosine = (side.visual * encoded.text).sum(1).round(decimals=COSINE_DIGITS)
+        sides.append((cosine, match_pairs(model, side.tokens, encoded.ids, encoded.mask, own).diagonal()))
     for kind, right, wrong in zip(("", "match_"), *sides, strict=True):
         value = ((right > wrong).double() + (right == wrong).double() / 2).mean()
         results.append(gallery_result(forward, "motion", f"{kind}reverse", float(value), len(forward), 0.5, {}))

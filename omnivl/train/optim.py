@@ -1,6 +1,7 @@
 """AdamW over named parameters, its learning rate as a pure function of the step, and the precision of a step."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -10,22 +11,18 @@ from omnivl.config import OptimConfig
 NO_DECAY = "position"  # part of a name; vectors (biases, norms, [CLS]) never decay
 
 
-def build_optimizer(module: nn.Module, config: OptimConfig, slow_names: set[str]) -> torch.optim.AdamW:
-    """One group for each of (decay or not) x (normal or slow rate); a group's `factor` multiplies the rate."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    names = {name for name, _ in module.named_parameters()}
-    assert slow_names <= names, f"not parameters: {sorted(slow_names - names)}"
+def build_optimizer(module: nn.Module, config: OptimConfig, factors: Mapping[str, float]) -> torch.optim.AdamW:
+    """One group for each of (decay or not) x factor of the rate; `factors` gives those that are not 1, by name."""
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    unknown = set(factors) - {name for name, _ in module.named_parameters()}
+    assert not unknown, f"not parameters: {sorted(unknown)}"
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim > 1 and NO_DECAY not in name
-            groups.setdefault((decays, name in slow_names), []).append(parameter)
+            groups.setdefault((decays, factors.get(name, 1.0)), []).append(parameter)
     settings = [
-        {
-            "params": parameters,
-            "weight_decay": config.weight_decay if decays else 0.0,
-            "factor": config.text_lr_factor if slow else 1.0,
-        }
-        for (decays, slow), parameters in sorted(groups.items(), key=lambda item: item[0])
+        {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0, "factor": factor}
+        for (decays, factor), parameters in sorted(groups.items(), key=lambda item: (item[0][0], -item[0][1]))
     ]
     fused = next(module.parameters()).device.type in ("cpu", "cuda")
     return torch.optim.AdamW(settings, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)

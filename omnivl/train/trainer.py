@@ -133,7 +133,7 @@ class Trainer:
         if not state:
             task.begin_stage()
         task.train()
-        self.optimizer = build_optimizer(task, config.optim, task.slow_names())
+        self.optimizer = build_optimizer(task, config.optim, task.lr_factors(config.optim))
         self.precision = autocast_type(config.train.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         if state:

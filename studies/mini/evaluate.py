@@ -9,16 +9,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from omnivl import run
+from omnivl.config import EvaluationConfig
+from omnivl.evaluation import evaluate
 from omnivl.model.folder import load_folder
 from omnivl.report import print_table
 from omnivl.results import stopwatch, write_results
 from omnivl.tasks.base import Result
 from studies.mini.recipes import DATA
 
-MEASURED = (  # manifest, tasks, frames of a clip
-    ("emoji_unseen_hand", ("retrieval", "classify"), (None,)),
-    ("emoji_unseen_concepts", ("classify",), (None,)),  # three hands share each caption: no retrieval
+MEASURED = (  # manifest, tasks, frames of a clip, 0: the model's
+    ("emoji_unseen_hand", ("retrieval", "classify"), (0,)),
+    ("emoji_unseen_concepts", ("classify",), (0,)),  # three hands share each caption: no retrieval
     ("flare_validation", ("classify",), (4, 1)),
     ("flare_test", ("classify",), (4, 1)),
 )
@@ -31,7 +32,8 @@ def main(model_folder: str, out: str) -> None:
         for name, tasks, frame_counts in MEASURED:
             for frames in frame_counts:
                 data = f"manifest:{DATA}/{name}.jsonl"
-                found, bad = run.evaluate(model, tokenizer, data, tasks=tasks, rerank=16, num_frames=frames)
+                wanted = EvaluationConfig(tasks=tasks, data=data, rerank=16, num_frames=frames)
+                found, bad = evaluate(model, tokenizer, wanted)
                 assert not bad, bad
                 results += [replace(result, dataset=f"mini/{name}") for result in found]
     config = {"model": Path(model_folder).parent.name, "command": "python studies/mini/evaluate.py MODEL OUT"}

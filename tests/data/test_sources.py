@@ -297,7 +297,7 @@ def test_the_same_numbers_draw_the_same_sample_of_the_world() -> None:
         ("nothing:my.jsonl", {}, "is not a data source"),
         ("manifest:", {}, "'manifest:' names no file: write manifest:FILE"),
         ("manifest:nowhere.jsonl", {}, "nowhere.jsonl: no such file"),
-        ("world:nothing", {}, "world:nothing does not exist: write world: or world:labels"),
+        ("world:nothing", {}, "world:nothing does not exist: write world:, world:labels or world:questions"),
         ("world:", {"split": "val"}, "the world has no split 'val': choose train, validation, test"),
         ("world:", {"group_size": 9}, "data.group_size is 9, but the world has 8 motions of a scene: choose 1 to 8"),
         ("world:", {"group_size": 0}, "data.group_size is 0"),

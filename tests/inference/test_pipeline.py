@@ -9,8 +9,9 @@ from PIL import Image
 
 import omnivl
 from omnivl.data.media import BadSample
-from omnivl.inference.pipeline import Caption, Match, Pipeline
-from tests.helpers import mini_folder, moving_gif, picture
+from omnivl.inference.pipeline import Answer, Caption, Label, Match, Pipeline
+from omnivl.prompts import fill, label_prompts
+from tests.helpers import mini_folder, mini_model, moving_gif, picture
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,72 @@ def test_match_pairs_lists_and_broadcasts_one(model: Pipeline, tmp_path: Path) -
     assert all(0 <= m.score <= 1 for m in pairs)
     with pytest.raises(ValueError, match="2 media and 3 texts"):
         model.match([a, b], ["x", "y", "z"])
+
+
+def test_answers_are_chosen_or_written_for_pairs(model: Pipeline, tmp_path: Path) -> None:
+    image, clip = picture(tmp_path / "a.png"), moving_gif(tmp_path / "b.gif")
+    one = model.answer(image, "what is it?", ["a star", "a ring", "a cross"])
+    assert isinstance(one, Answer) and one.times is None
+    assert one.alternatives[0] == Label(one.text, one.score) and len(one.alternatives) == 3
+    assert sum(other.score for other in one.alternatives) == pytest.approx(1.0)
+    both = model.answer([image, clip], "what is it?", ["a star", "a ring", "a cross"])
+    assert both[0] == one and both[1].times is not None and len(both[1].times) == 4
+    paired = model.answer([image, clip], ["what is it?", "how does it move?"])
+    assert len(paired) == 2 and all(0 < answer.score < 1 for answer in paired)
+    assert len(model.answer(image, ["what?", "where?", "who?"])) == 3
+    with pytest.raises(ValueError, match="1 media and 2 questions"):
+        model.answer([image], ["a?", "b?"])
+    with pytest.raises(ValueError, match="at least two different answers"):
+        model.answer(image, "what?", ["one"])
+    with pytest.raises(ValueError, match="is empty"):
+        model.answer(image, " ")
+
+
+def test_an_answer_is_the_ranking_of_the_model_underneath(model: Pipeline, tmp_path: Path) -> None:
+    image, choices = picture(tmp_path / "a.png"), ["red", "moves left", "a big blue star"]
+    frames = torch.from_numpy(model.read(image).frames).permute(0, 3, 1, 2)[None]
+    ids, mask = model.tokenizer(["what is it?"])
+    ids[:, 0] = model.tokenizer.enc_id
+    with torch.inference_mode():
+        states = model.model.match_states(ids, mask, model.model.encode_visual(frames).tokens)
+        sums = []
+        for choice in choices:
+            said = model.tokenizer([choice])[0]
+            said[:, 0] = model.tokenizer.dec_id
+            scores = model.model.decode(said, None, states)[0].log_softmax(1)
+            sums.append(sum(float(scores[i, token]) for i, token in enumerate(said[0, 1:])))
+    expected = dict(zip(choices, torch.tensor(sums).softmax(0).tolist(), strict=True))
+    found = model.answer(image, "what is it?", choices)
+    assert {other.text: other.score for other in found.alternatives} == pytest.approx(expected, rel=1e-4)
+
+
+def test_classes_are_told_by_prompts_or_by_a_finetuned_classifier(tmp_path: Path) -> None:
+    network, tokenizer = mini_model()
+    model = Pipeline(network, tokenizer)
+    image = picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="no classifier of its own"):
+        model.classify(image)
+    with pytest.raises(ValueError, match="at least two labels"):
+        model.classify(image, ["cat"])
+    found = model.classify(image, ["star", "ring", "cross"])
+    assert {label.text for label in found} == {"star", "ring", "cross"}
+    assert [label.score for label in found] == sorted((label.score for label in found), reverse=True)
+    vectors = {
+        name: model.embed_text([fill(prompt, name) for prompt in label_prompts("image")]).mean(0)
+        for name in ("star", "ring", "cross")
+    }
+    cosines = torch.tensor([model.embed(image) @ (v / np.linalg.norm(v)) for v in vectors.values()])
+    expected = dict(zip(vectors, (cosines / network.temperature.detach()).softmax(0).tolist(), strict=True))
+    assert {label.text: label.score for label in found} == pytest.approx(expected, rel=1e-4)
+    both = model.classify([image, image], ["star", "ring", "cross"])
+    assert [[label.text for label in own] for own in both] == [[label.text for label in found]] * 2
+    head = network.add_classifier(["yes", "no"])
+    frames = torch.from_numpy(model.read(image).frames).permute(0, 3, 1, 2)[None]
+    with torch.inference_mode():
+        told = head(network.encode_visual(frames).pooled).softmax(1)[0].tolist()
+    own = {label.text: label.score for label in model.classify(image)}
+    assert own == pytest.approx(dict(zip(("yes", "no"), told, strict=True)), rel=1e-4)
+    assert {label.text: label.score for label in model.classify(image, zero_shot=True)} != pytest.approx(own)
 
 
 def test_match_equals_the_model_underneath(model: Pipeline, tmp_path: Path) -> None:

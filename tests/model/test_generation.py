@@ -11,7 +11,16 @@ from torch import Tensor
 
 from omnivl.config import ModelConfig, TextConfig, VisionConfig
 from omnivl.model import OmniVL
-from omnivl.model.generation import Generated, Specials, caption, generate, nucleus, rank_answers
+from omnivl.model.generation import (
+    Generated,
+    Specials,
+    Writer,
+    beam_search,
+    caption,
+    generate,
+    nucleus,
+    rank_answers,
+)
 from omnivl.tokenizer import Tokenizer
 
 # ids: 0 [PAD], 1 [DEC], 2 [SEP], 3 [ENC], and words from 4 on
@@ -65,6 +74,22 @@ def test_beam_search_equals_exhaustive_search(seed: int, min_length: int) -> Non
                     best, text = sum(scores) / length, (*choice, 2)
         assert written[row].ids == text
         assert written[row].score == pytest.approx(best, abs=1e-5)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 0.5, 1.0])
+def test_the_best_few_texts_are_those_of_exhaustive_search(length_penalty: float) -> None:
+    m, visual, max_length, keep = model(seed=1), pictures(2), 3, 4
+    writer = Writer(m, visual, None, SPECIALS, (), 1, max_length, 1.0)
+    found = beam_search(writer, 4**max_length, length_penalty=length_penalty, keep=keep)
+    for row in range(2):
+        worth = {}
+        for length in range(max_length):
+            for words in itertools.product(range(4, 8), repeat=length):
+                scores = token_scores(m, visual[row : row + 1], [1, *words, 2])
+                worth[(*words, 2)] = (sum(scores) / len(scores) ** length_penalty, sum(scores) / len(scores))
+        best = sorted(worth, key=lambda text: -worth[text][0])[:keep]
+        assert [text.ids for text in found[row]] == best
+        assert [text.score for text in found[row]] == pytest.approx([worth[text][1] for text in best])
 
 
 def test_an_item_gets_the_same_caption_alone_and_in_a_batch() -> None:

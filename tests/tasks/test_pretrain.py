@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from omnivl.config import TaskConfig
 from omnivl.data.sample import Batch
 from omnivl.losses import univlc_loss
-from omnivl.model import CrossKV
+from omnivl.model import CrossKV, starting_with
 from omnivl.tasks import pretrain
 from omnivl.tasks.base import Losses
 from omnivl.tasks.pretrain import PretrainTask, uniforms
@@ -107,7 +107,7 @@ def test_the_matching_loss_is_that_of_its_pairs_one_by_one(monkeypatch: pytest.M
     monkeypatch.setattr(pretrain, "sample_hard_negatives", lambda *_: (torch.arange(4), others))
     assert batch.pixels is not None
     tokens = task.model.encode_visual(batch.pixels).tokens
-    ids = pretrain.starting_with(batch.ids, ENC)
+    ids = starting_with(batch.ids, ENC)
     losses = []
     for i in range(4):
         other = int(others[i])

@@ -32,7 +32,7 @@ def test_the_rate_of_a_step_is_what_the_hand_computes(config: OptimConfig, steps
 
 def test_only_matrices_decay_and_neither_positions_nor_class_token() -> None:
     task = pretrain_task(tiny_model())
-    optimizer = build_optimizer(task, OptimConfig(weight_decay=0.05), set())
+    optimizer = build_optimizer(task, OptimConfig(weight_decay=0.05), {})
     names = {id(parameter): name.removeprefix("model.") for name, parameter in task.named_parameters()}
     split: dict[float, set[str]] = {0.05: set(), 0.0: set()}
     for group in optimizer.param_groups:
@@ -53,7 +53,8 @@ def test_only_matrices_decay_and_neither_positions_nor_class_token() -> None:
 
 def test_the_text_encoder_and_nothing_else_gets_the_slow_rate() -> None:
     task = text_task(tiny_model())
-    optimizer = build_optimizer(task, OptimConfig(text_lr_factor=0.1), task.slow_names())
+    config = OptimConfig(text_lr_factor=0.1)
+    optimizer = build_optimizer(task, config, task.lr_factors(config))
     set_learning_rate(optimizer, 0.5)
     names = {id(parameter): name for name, parameter in task.named_parameters()}
     rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -65,16 +66,33 @@ def test_the_text_encoder_and_nothing_else_gets_the_slow_rate() -> None:
     ) - slow
 
 
+def test_layers_further_from_the_end_learn_slower() -> None:
+    task = pretrain_task(tiny_model())  # two blocks
+    config = OptimConfig(layer_decay=0.5)
+    optimizer = build_optimizer(task, config, task.lr_factors(config))
+    set_learning_rate(optimizer, 1.0)
+    names = {id(parameter): name.removeprefix("model.") for name, parameter in task.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {
+        "visual.norm.weight": 1.0,
+        "visual.blocks.1.mlp.fc1.weight": 0.5,
+        "visual.blocks.0.spatial.qkv.bias": 0.25,
+    }
+    expected |= {"visual.patches.image.weight": 0.125, "visual.cls": 0.125, "visual.position": 0.125}
+    assert {name: rates[name] for name in expected} == expected
+    assert {rate for name, rate in rates.items() if not name.startswith("visual.")} == {1.0}
+
+
 def test_a_name_that_is_no_parameter_is_our_own_mistake() -> None:
     with pytest.raises(AssertionError, match=r"model\.nothing"):
-        build_optimizer(text_task(tiny_model()), OptimConfig(), {"model.nothing"})
+        build_optimizer(text_task(tiny_model()), OptimConfig(), {"model.nothing": 0.5})
 
 
 def test_a_step_is_one_of_adamw_written_by_hand() -> None:
     config = OptimConfig(lr=0.1, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.5)
     module = torch.nn.Linear(3, 2)
     matrix, bias = module.weight.detach().clone(), module.bias.detach().clone()
-    optimizer = build_optimizer(module, config, {"bias"})
+    optimizer = build_optimizer(module, config, {"bias": 1.0})
     set_learning_rate(optimizer, 0.1)
     module.weight.grad, module.bias.grad = torch.full((2, 3), 2.0), torch.full((2,), -3.0)
     optimizer.step()  # the first step moves by the rate along the gradient's sign

@@ -16,19 +16,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from omnivl.data.files import natural
+from omnivl.data.sample import Question as Question
 
 Span = tuple[str, float | None, float | None]  # media, start, end: what is one item
 OnError = Literal["raise", "collect"]
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question about a picture or clip, with its annotators' answers; none where they are not published."""
-
-    text: str
-    answers: tuple[tuple[str, float], ...] = ()  # (answer, weight): how many annotators gave it
-    id: str = ""
-    kind: str = ""  # of the answer, as the data set names it: "yes/no", "number", "other"
 
 
 @dataclass(frozen=True)

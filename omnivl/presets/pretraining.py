@@ -1,4 +1,4 @@
-"""Recipes: one function a run, each returning a whole `RunConfig`, written as a difference from another.
+"""Pretraining: the demo, the five paradigms of the paper, and its two stages at the paper's scale.
 
 The world's recipes follow what was found to learn at small scale *(ours)*: first a language from captions alone, then
 images, then images and clips together, with the text encoder held to a fiftieth of the rate after its warm-up. Settings
@@ -6,8 +6,6 @@ were chosen on the world's validation scenes.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 from omnivl.config import (
     MODELS,
@@ -19,18 +17,7 @@ from omnivl.config import (
     TaskConfig,
     TrainConfig,
 )
-
-
-def changed(config: Any, **changes: Any) -> Any:
-    """A copy with fields changed; a dict changes the fields of a section: changed(stage, optim={"lr": 1e-3})."""
-    return replace(
-        config,
-        **{
-            name: changed(getattr(config, name), **value) if isinstance(value, dict) else value
-            for name, value in changes.items()
-        },
-    )
-
+from omnivl.presets.changes import changed
 
 # --- stages on the built-in world ------------------------------------------------------------------------------------
 
@@ -161,7 +148,7 @@ def pretrain_language() -> RunConfig:
     return RunConfig(recipe="pretrain_language", model=MODELS["base"], stages=(stage,))
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {
+PRETRAINING: dict[str, Callable[[], RunConfig]] = {
     "demo": demo,
     "pretrain_language": pretrain_language,
     "pretrain_stage1": pretrain_stage1,

@@ -1,0 +1,97 @@
+"""Recognition: the classifier's loss and its averaged views against plain passes; prompts where there is none."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from omnivl.config import TaskConfig
+from omnivl.data.galleries import all_views
+from omnivl.data.sample import BadSample, Gallery, Sample, collate
+from omnivl.data.sources import Ask
+from omnivl.tasks.classification import ClassificationTask, evaluate_classes
+from tests.helpers import mini_model
+
+LABELS = ["star", "circle", "ring"]
+
+
+def pixels(seed: int, frames: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (frames, 32, 32, 3), dtype=np.uint8)
+
+
+def test_the_loss_is_smoothed_cross_entropy_of_the_named_class() -> None:
+    model, tokenizer = mini_model()
+    head = model.add_classifier(LABELS)
+    names = ["ring", "star", "ring", "circle"]
+    batch = collate([Sample(pixels(i), "", name) for i, name in enumerate(names)], "image", tokenizer, 8)
+    losses = ClassificationTask(model, TaskConfig(label_smoothing=0.2))(batch, 0, 0)
+    assert batch.pixels is not None
+    logits = head(model.encode_visual(batch.pixels).pooled)
+    expected = F.cross_entropy(logits, torch.tensor([2, 0, 2, 1]), label_smoothing=0.2)
+    assert losses.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    right, count = losses.sums["class_accuracy"]
+    assert count == 4 and int(right) == int((logits.argmax(1) == torch.tensor([2, 0, 2, 1])).sum())
+    stranger = collate([Sample(pixels(0), "", "dog", "dog.jpg")], "image", tokenizer, 8)
+    with pytest.raises(ValueError, match=r"dog\.jpg has no label, or one that the classifier does not know"):
+        ClassificationTask(model, TaskConfig())(stranger, 0, 0)
+
+
+def gallery(labels: list[str], views: int = 1, frames: int = 1, broken: int | None = None) -> Gallery:
+    def read(index: int) -> np.ndarray:
+        if index == broken:
+            raise BadSample(f"{index}.jpg: broken")
+        return pixels(index, views * frames)
+
+    keys, medium = [str(i) for i in range(len(labels))], "video" if frames > 1 else "image"
+    return Gallery("g", "test", medium, keys, [()] * len(keys), labels, read, views=views)
+
+
+def test_views_are_averaged_as_probabilities_whatever_the_batch() -> None:
+    model, tokenizer = mini_model()
+    head = model.add_classifier(LABELS)
+    labels = [LABELS[i % 3] for i in range(5)]
+    right = 0
+    for i, name in enumerate(labels):
+        views = torch.from_numpy(pixels(i, 12)).permute(0, 3, 1, 2).unflatten(0, (3, 4))
+        with torch.no_grad():
+            probability = head(model.encode_visual(views).pooled).softmax(1).mean(0)
+        right += LABELS[int(probability.argmax())] == name
+    for size in (1, 7, 64):
+        results = evaluate_classes(model, tokenizer, gallery(labels, views=3, frames=4), batch_size=size)
+        assert {r.metric: r.value for r in results}["top1"] == pytest.approx(right / 5)
+        assert results[0].settings["views"] == 3 and results[0].settings["zero_shot"] is False
+
+
+def test_prompts_are_used_where_there_is_no_classifier_or_it_is_asked_for() -> None:
+    model, tokenizer = mini_model()
+    labels = ["star", "circle", "star"]
+    plain = evaluate_classes(model, tokenizer, gallery(labels))
+    model.add_classifier(LABELS)
+    asked = evaluate_classes(model, tokenizer, gallery(labels), zero_shot=True)
+    assert [r.value for r in plain] == [r.value for r in asked] and plain[0].settings["zero_shot"]
+    assert plain[0].settings["classes"] == 2
+
+
+def test_an_unread_item_knows_nothing_and_a_strange_class_is_refused() -> None:
+    model, tokenizer = mini_model()
+    model.add_classifier(LABELS)
+    results = {r.metric: r for r in evaluate_classes(model, tokenizer, gallery(["star"], broken=0))}
+    assert results["top1"].value == pytest.approx(1 / 3) and results["top1"].settings["bad"] == 1
+    with pytest.raises(ValueError, match="class 'dog', which is none of the classifier's 3: use --zero-shot"):
+        evaluate_classes(model, tokenizer, gallery(["star", "dog"]))
+    with pytest.raises(ValueError, match="1 of 2 items have no label"):
+        evaluate_classes(model, tokenizer, gallery(["star", ""]))
+
+
+def test_clips_interleave_and_crops_go_along_the_longer_side() -> None:
+    frames = np.zeros((6, 32, 96, 3), np.uint8)
+    frames[:, :, :, 0] = np.arange(6)[:, None, None]  # the frame's number
+    frames[:, :, :, 1] = np.repeat(np.arange(3), 32) * 100  # the third of the width
+    views = all_views(frames, 2, 3, Ask(32, 3, "bicubic"))
+    assert views.shape == (2 * 3 * 3, 32, 32, 3)
+    numbers = views[:, 16, 16, 0].reshape(2, 3, 3)
+    assert numbers[0].tolist() == [[0, 2, 4]] * 3 and numbers[1].tolist() == [[1, 3, 5]] * 3
+    thirds = views[:, 16, 16, 1].reshape(2, 3, 3)
+    assert thirds[0].tolist() == [[0] * 3, [100] * 3, [200] * 3]
+    whole = all_views(frames, 2, 1, Ask(32, 3, "bicubic"))
+    assert whole.shape == (6, 32, 32, 3) and whole[:3, 16, 16, 0].tolist() == [0, 2, 4]

@@ -1,0 +1,144 @@
+"""Two-step retrieval against scoring pairs one by one, whatever K, batch, memory and order (P90, P91, P92, P95)."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from omnivl.data.sample import BadSample, Gallery
+from omnivl.metrics import median_rank, recall_at_k
+from omnivl.model import OmniVL
+from omnivl.tasks.base import Result
+from omnivl.tasks.retrieval import evaluate_retrieval
+from omnivl.tokenizer import Tokenizer
+from tests.helpers import mini_model
+
+CAPTIONS = [
+    ("a red circle lies left", "a big red circle"),
+    ("a star",),
+    ("a blue square on a white ground lies up", "a square", "something blue"),
+    (),
+    ("a small pink ring",),
+    ("a green cross on a black ground", "a cross"),
+    ("two words",),
+]
+
+
+def gallery(order: list[int], broken: int | None = None, alike: bool = False) -> Gallery:
+    def read(index: int) -> np.ndarray:
+        number = order[index]
+        if number == broken:
+            raise BadSample(f"{number}.jpg: broken")
+        seed = 0 if alike else number
+        return np.random.default_rng(seed).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+
+    captions = [("the same",) if alike else CAPTIONS[number] for number in order]
+    return Gallery("g", "test", "image", [str(n) for n in order], captions, [""] * len(order), read)
+
+
+def shaken() -> tuple[OmniVL, Tokenizer]:
+    model, tokenizer = mini_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return model, tokenizer
+
+
+def values(results: list[Result], k: int) -> dict[str, float | None]:
+    return {result.metric: result.value for result in results if result.settings["k"] == k}
+
+
+@torch.no_grad()
+def by_hand(model: OmniVL, tokenizer: Tokenizer, items: Gallery, k: int) -> dict[str, float]:
+    """Every pair by its own forward pass; the best k of each query re-ordered, the rest behind them."""
+    texts = [text for own in items.captions for text in own]
+    owner = [i for i, own in enumerate(items.captions) for _ in own]
+    cosine, matched = torch.zeros(2, len(items), len(texts), dtype=torch.float64)  # the shift below needs the digits
+    for i in range(len(items)):
+        visual = model.encode_visual(torch.from_numpy(items.read(i)).permute(0, 3, 1, 2)[None])
+        for j, text in enumerate(texts):
+            ids, mask = tokenizer([text])
+            cosine[i, j] = float(visual.embed[0] @ model.encode_text(ids, mask).embed[0])
+            ids[:, 0] = tokenizer.enc_id
+            matched[i, j] = model.match(ids, mask, visual.tokens).log_softmax(1)[0, 1]
+
+    def reordered(scores: Tensor, match: Tensor) -> Tensor:
+        final = scores / model.temperature - 1e5
+        for query in range(len(scores)):
+            best = sorted(range(scores.shape[1]), key=lambda item: -float(scores[query, item]))[:k]
+            final[query, best] = scores[query, best] / model.temperature + match[query, best]
+        return final
+
+    found: dict[str, float] = {}
+    own = torch.tensor([[owner[j] == i for j in range(len(texts))] for i in range(len(items))])
+    kept = own.any(1)
+    for name, scores, targets in (
+        ("t2i", reordered(cosine.T, matched.T), own.T),
+        ("i2t", reordered(cosine, matched)[kept], own[kept]),
+    ):
+        found |= {f"{name}_r{at}": value for at, value in recall_at_k(scores, targets).items()}
+        found[f"{name}_median_rank"] = median_rank(scores, targets)
+    return found
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 3, 7, 100])
+def test_any_k_equals_scoring_the_pairs_one_by_one(k: int) -> None:
+    model, tokenizer = shaken()
+    items = gallery(list(range(7)))
+    assert values(evaluate_retrieval(model, tokenizer, items, k=k), k) == pytest.approx(
+        by_hand(model, tokenizer, items, k)
+    )
+
+
+def test_batch_memory_and_order_change_no_number(caplog: pytest.LogCaptureFixture) -> None:
+    model, tokenizer = shaken()
+    expected = values(evaluate_retrieval(model, tokenizer, gallery(list(range(7))), k=3), 3)
+    kept = 5 * 32 * 4  # bytes of one item's tokens: 5 of width 32
+    for batch, memory in ((1, 1.0), (7, 0.0), (64, 2.5 * kept / 2**30), (2, 4 * kept / 2**30)):
+        with caplog.at_level(logging.INFO):
+            found = evaluate_retrieval(
+                model, tokenizer, gallery([3, 6, 0, 2, 1, 5, 4]), k=3, batch_size=batch, token_memory=memory
+            )
+        assert values(found, 3) == pytest.approx(expected)
+    assert "tokens of 2 items are kept" in caplog.text and "those of 5 are encoded again" in caplog.text
+
+
+def test_one_score_for_all_is_chance_at_any_k() -> None:
+    model, tokenizer = shaken()
+    items = gallery(list(range(6)), alike=True)
+    for k in (0, 1, 3):
+        for result in evaluate_retrieval(model, tokenizer, items, k=k):
+            if "_r" in result.metric and "rank" not in result.metric:
+                assert result.value == pytest.approx(result.chance)
+
+
+@pytest.mark.parametrize("k", [2, 128])
+def test_what_cannot_be_read_is_counted_and_never_found(k: int) -> None:
+    model, tokenizer = shaken()
+    items = gallery(list(range(7)), broken=2)
+    results = evaluate_retrieval(model, tokenizer, items, k=k)
+    assert {result.n for result in results} == {10, 6} and {result.settings["bad"] for result in results} == {1}
+    assert items.bad == [("2", "2.jpg: broken")]
+    alone = [i for i in range(7) if i != 2]
+    found = values(evaluate_retrieval(model, tokenizer, gallery(alone), k=k), k)
+    # its three texts never find it within the first 6 of 7: those of the others do as they did, at most
+    value = values(results, k)["t2i_r5"]
+    assert value is not None and found["t2i_r5"] is not None and value <= found["t2i_r5"] * 7 / 10 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("captions", "k", "told"),
+    [
+        ([("a",), ("!?",)], 1, "g: 1 has a caption without words"),
+        ([(), ()], 1, "g has no captions to retrieve by"),
+        ([("a",), ("b",)], -1, "k is -1, wanted 0"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(captions: list[tuple[str, ...]], k: int, told: str) -> None:
+    model, tokenizer = mini_model()
+    items = gallery([0, 1])
+    items.captions = captions
+    with pytest.raises(ValueError, match=told.replace("?", r"\?")):
+        evaluate_retrieval(model, tokenizer, items, k=k)
