@@ -302,7 +302,7 @@ def show(
     to_visual = similarity.topk(min(5, len(shown)), dim=0).indices.T.tolist()
     return (
         [
-            Example(gallery.medium, gallery.read(i), gallery.captions[i][0], text, tuple(texts[j] for j in to_text[i]))
+            Example(gallery.medium, gallery.read(i), gallery.captions[i], text, tuple(texts[j] for j in to_text[i]))
             for i, text in zip(shown, write_captions(model, tokenizer, few), strict=False)
         ],
         [

@@ -19,7 +19,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from omnivl.config import ConfigError, RunConfig, StageConfig, TrainConfig, to_dict
-from omnivl.report import BAD, GOOD, Example, Search, marked, smoothed, ticks, verdict, write_report
+from omnivl.report import Example, Search, write_report
+from omnivl.report.curves import smoothed, ticks
+from omnivl.report.items import BAD, GOOD, marked, verdict
 
 HOSTILE = """</dd><script src="https://e.example/x.js">alert(1)</script> & "quoted" 'single' <img onerror=x> \ud800"""
 VOID = {"meta", "link", "img", "br", "source"}
@@ -132,8 +134,8 @@ def report(folder: Path, examples: Sequence[Example] = (), searches: Sequence[Se
 
 
 ITEMS = [
-    Example("image", frames(1), "a red star", "a red star", ("a red star", "a blue star", "a red bar")),
-    Example("video", frames(4), HOSTILE, HOSTILE[::-1], (HOSTILE, "another")),
+    Example("image", frames(1), ("a red star", "a red sun"), "a red star", ("a red star", "a blue star", "a red bar")),
+    Example("video", frames(4), (HOSTILE,), HOSTILE[::-1], (HOSTILE, "another")),
 ]
 SEARCHES = [
     Search("video", HOSTILE, tuple(frames(4, i) for i in range(5)), (False, True, False, False, False)),
@@ -258,18 +260,20 @@ def test_ticks_are_few_round_and_within(low: float, high: float) -> None:
 
 
 def test_words_that_differ_are_marked_and_only_these() -> None:
-    assert marked("a red star", "a red star") == "a red star"
-    assert marked("A red star.", "a red star") == "A red star."
-    assert marked("a blue star moves", "a red star moves") == "a <mark>blue</mark> star moves"
-    assert marked("a star", "a red star") == "a <mark>(missing: red)</mark> star"
-    assert marked("", "a <b>") == "<mark>(missing: a &lt;b&gt;)</mark>"
-    assert marked("a red red <i>", "a red") == "a red <mark>red &lt;i&gt;</mark>"
+    assert marked("a red star", ("a red star",)) == "a red star"
+    assert marked("A red star.", ("a red star",)) == "A red star."
+    assert marked("a blue star moves", ("a red star moves",)) == "a <mark>blue</mark> star moves"
+    assert marked("a star", ("a red star",)) == "a <mark>(missing: red)</mark> star"
+    assert marked("", ("a <b>",)) == "<mark>(missing: a &lt;b&gt;)</mark>"
+    assert marked("a red red <i>", ("a red",)) == "a red <mark>red &lt;i&gt;</mark>"
 
 
 def test_right_is_the_same_words_as_results_are_counted() -> None:
-    assert verdict("A red star.", "a red star") == GOOD
-    assert verdict("a blue star", "a red star") == verdict("", "a red star") == BAD
-    assert verdict("☆", "☆") == GOOD and verdict("☆", "★") == BAD  # no words in either, yet not the same
+    assert verdict("A red star.", ("a red star",)) == GOOD
+    assert verdict("a blue star", ("a red star",)) == verdict("", ("a red star",)) == BAD
+    assert verdict("a red sun", ("a red star", "a red sun")) == GOOD  # any of an item's own captions
+    assert marked("a red sun", ("a big blue bar", "a red sun")) == "a red sun"
+    assert verdict("☆", ("☆",)) == GOOD and verdict("☆", ("★",)) == BAD  # no words in either, yet not the same
 
 
 def test_searches_mark_what_is_right_and_say_where_it_is(tmp_path: Path) -> None:
@@ -281,7 +285,7 @@ def test_searches_mark_what_is_right_and_say_where_it_is(tmp_path: Path) -> None
 
 def test_small_frames_come_back_bit_for_bit_and_large_ones_shrunk(tmp_path: Path) -> None:
     small, large = frames(4, 1), frames(2, 2, size=300)
-    items = [Example("video", clip, "t", "w", ()) for clip in (small, large)]
+    items = [Example("video", clip, ("t",), "w", ()) for clip in (small, large)]
     page = report(run_folder(tmp_path, ROWS), items)
     opened = [Image.open(io.BytesIO(base64.b64decode(src.partition(",")[2]))) for src in page.values("src")]
     assert [getattr(image, "n_frames", 1) for image in opened] == [4, 2]
