@@ -333,6 +333,19 @@ def test_deleted_files_are_not_returned(pipeline: Pipeline, tmp_path: Path) -> N
         refused(client.get(f"/v1/thumbnail/{gone['id']}"), 404, "no such file")
 
 
+def test_a_name_that_is_no_text_is_answered_all_the_same(pipeline: Pipeline, tmp_path: Path) -> None:
+    """P13."""
+    (folder := tmp_path / "media").mkdir()
+    picture(folder / "a.png").rename(folder / os.fsdecode(b"\xff.png"))
+    picture(folder / "b.png", 1).rename(folder / "caf\u0065\u0301 \U0001f332.png")
+    app = create_app(MediaIndex.build(folder, pipeline, index=tmp_path / "index"))
+    with TestClient(app, base_url=HERE) as client:
+        found = client.post("/v1/search", json={"query": "a"}).json()["results"]
+        assert {Path(row["path"]).name for row in found} == {"\\xff.png", "caf\u0065\u0301 \U0001f332.png"}
+        assert all(client.get(f"/v1/media/{row['id']}").status_code == 200 for row in found)
+        assert client.post("/v1/embed", json={"path": "caf\u0065\u0301 \U0001f332.png"}).status_code == 200
+
+
 # --- many at once ----------------------------------------------------------------------------------------------------
 
 

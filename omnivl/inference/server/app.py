@@ -34,9 +34,13 @@ from omnivl.inference.server.bodies import (
     read_body,
 )
 from omnivl.inference.server.guard import Guard, Limits, Refusal
-from omnivl.inference.server.service import Service
+from omnivl.inference.server.service import Service, readable
 
-PAGE = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+PAGE = {
+    "index.html": "text/html",
+    "page.css": "text/css",
+    **dict.fromkeys(("common.js", "page.js", "viewer.js"), "text/javascript"),
+}
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem} for status in (400, 401, 403, 404, 413, 415, 421, 422, 429, 500, 503)
@@ -100,7 +104,8 @@ def add_verbs(app: FastAPI, service: Service) -> None:
 
         async def work() -> dict[str, Any]:
             name, found = await service.search(*await read_body(request, SearchBody))
-            return {"query": name, "results": [Hit(**vars(result)) for result in found.results], "best": found.best}
+            hits = [Hit(**{**vars(result), "path": readable(result.path)}) for result in found.results]
+            return {"query": name, "results": hits, "best": found.best}
 
         return await service.in_time(work())
 

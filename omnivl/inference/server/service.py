@@ -139,6 +139,11 @@ class Service:
         return name, await self.in_thread(self.index.nearest, *asked)
 
 
+def readable(path: str) -> str:
+    """A path as text that any client can be sent, where its bytes are none."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def reason(error: Exception, path: Path) -> str:
     """What is wrong with a file, without where it lies on the server."""
     return str(error).removeprefix(f"{path}: ")
