@@ -12,9 +12,9 @@ from typing import Any
 import av
 from PIL import Image
 
+from omnivl.data.containers import Film
 from omnivl.data.files import Source, opened, recognised
 from omnivl.data.images import opened as opened_image
-from omnivl.data.videos import Film
 
 EXIF_FOLDER, TAKEN, DIGITISED, CHANGED = 0x8769, 0x9003, 0x9004, 0x0132  # tags of EXIF
 EPOCHS = 1971  # a year before it is a clock that was never set

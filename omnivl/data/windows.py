@@ -17,12 +17,13 @@ import av
 import numpy as np
 
 from omnivl.data.clips import warn
+from omnivl.data.containers import Film
 from omnivl.data.files import opened, recognised
 from omnivl.data.frames import displayed
 from omnivl.data.images import bad
 from omnivl.data.media import read_video
 from omnivl.data.transforms import prepare
-from omnivl.data.videos import Film
+from omnivl.data.videos import timed
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,10 @@ def streamed(
 def shown_at(centres: Sequence[float], film: Film) -> Iterator[tuple[float, Any]]:
     """The frame (time, frame) shown at each of `centres`, ascending seconds; ends where the film does: what lies
     more than a second past the end of its last frame is not there."""
-    slack = min(float(film.time_base), 0.001) + 1e-6  # as in `choose`
+    slack = min(float(film.time_base), 0.001) + 1e-6  # as in `Timeline`
     shown: tuple[float, Any] | None = None
     origin, at = 0.0, 0
-    for now, frame in film.timed():
+    for now, frame in timed(film):
         origin = now if shown is None else origin
         time = now - origin if shown is None else max(now - origin, shown[0])  # an AVI's times are guesses
         while shown is not None and at < len(centres) and centres[at] + slack < time:

@@ -152,6 +152,8 @@ class Reader:
             reason = str(error).removeprefix(f"{path}: ")
             extra = re.search(r"omnivl\[(\w+)\]", reason)
             yield End(file, digest, content, reason, extra[1] if extra else None)
+        except Exception as error:  # whatever a decoder has not foreseen is that file's, and never ends the run
+            yield End(file, digest, content, f"cannot be read ({type(error).__name__}: {error})", ALWAYS)
 
     def read_one(self, path: str, content: Content, first: int) -> Iterator[Part]:
         if content.kind == "image":

@@ -156,6 +156,22 @@ def test_vectors_that_are_not_finite_are_never_stored(
     assert len(stored) + len(report.failed) == 10
 
 
+def test_what_a_decoder_has_not_foreseen_is_told_of_its_file_alone(
+    pipeline: Pipeline, build: Callable[..., Report], media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = pipeline.read
+
+    def read(path: Any) -> Any:
+        if str(path).endswith("2.png"):
+            raise IndexError("off the map")
+        return original(path)
+
+    monkeypatch.setattr(pipeline, "read", read)
+    assert (str(media / "2.png"), "cannot be read (IndexError: off the map)") in build().failed
+    monkeypatch.setattr(pipeline, "read", original)
+    assert build().embedded == 1
+
+
 # --- the second run --------------------------------------------------------------------------------------------------
 
 

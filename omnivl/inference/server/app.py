@@ -5,6 +5,7 @@ Every refusal is a status and {"error": one sentence}. FastAPI's own pages (/doc
 """
 
 import mimetypes
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Collection
@@ -189,7 +190,8 @@ def serve(index: MediaIndex, host: str, port: int, token: str | None) -> None:
     try:
         listening = socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        number = getattr(error, "errno", None) or 0
+        reason = os.strerror(number) if number > 0 else error
         raise ValueError(f"cannot listen on {host} port {port} ({reason}): choose another --host or --port") from None
     if hosts is None and not token:
         print(f"whoever reaches {host} can see what is indexed: --token keeps others out", file=sys.stderr)
