@@ -60,7 +60,7 @@ def add_commands(commands: Any) -> None:
     made.add_argument("-t", "--top", type=int, default=5, metavar="N", help="spans at most (default: 5)")
     made.add_argument("--window", type=float, default=4.0, metavar="S", help="seconds looked at at once (default: 4)")
     made.add_argument("--stride", type=float, metavar="S", help="precision in seconds (default: a quarter of a window)")
-    made.add_argument("--model", help="a model folder (default: OMNIVL_MODEL)")
+    made.add_argument("--model", help="a model folder or hub repository (default: OMNIVL_MODEL)")
     made.add_argument("--json", action="store_true")
     add_device(made)
 
@@ -69,7 +69,7 @@ def add_index(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--index", metavar="DIR", help="where the index is (default: OMNIVL_INDEX, else $XDG_DATA_HOME/omnivl/index)"
     )
-    made.add_argument("--model", help="a model folder (default: the index's own, else OMNIVL_MODEL)")
+    made.add_argument("--model", help="a model folder or hub repository (default: the index's own, else OMNIVL_MODEL)")
     add_device(made)
 
 
