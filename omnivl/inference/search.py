@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-BLOCK = 65536  # rows at a time
+BLOCK = 2048  # rows at a time: in float32 they stay in a core's own cache, which is four times as fast as larger ones
+ADDED = 65536  # rows added to a graph at a time
 FEW = 50_000  # rows that filters leave: below it the exact product is as fast, and a graph finds too little
 NEIGHBOURS, BUILD, EXPLORE = 32, 200, 128  # of a node; candidates while building and while searching
 NEEDS_FAISS = 'approximate search needs faiss: pip install "omnivl[faiss]"'
@@ -31,13 +32,17 @@ class Exact:
         self.vectors = vectors
 
     def search(self, query: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        scores = np.empty(len(rows), np.float32)
+        products = torch.empty(len(rows))
         wanted = torch.from_numpy(np.ascontiguousarray(query, np.float32))
+        buffer = torch.empty(BLOCK, len(query))
         for first in range(0, len(rows), BLOCK):
             part = rows[first : first + BLOCK]
             together = part[-1] - part[0] + 1 == len(part)
             block = self.vectors[part[0] : part[-1] + 1] if together else self.vectors[part]
-            scores[first : first + len(part)] = torch.mv(torch.from_numpy(block).float(), wanted).numpy()
+            torch.mv(
+                buffer[: len(part)].copy_(torch.from_numpy(block)), wanted, out=products[first : first + len(part)]
+            )
+        scores = products.numpy()
         best = top(scores, k)
         return rows[best], scores[best]
 
@@ -92,8 +97,8 @@ def grow_graph(path: Path, vectors: np.ndarray, *, keep: bool) -> Any:
         graph = faiss.IndexHNSWFlat(vectors.shape[1], NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = BUILD
     lacking = graph.ntotal < len(vectors)
-    for first in range(graph.ntotal, len(vectors), BLOCK):
-        graph.add(np.ascontiguousarray(vectors[first : first + BLOCK], np.float32))
+    for first in range(graph.ntotal, len(vectors), ADDED):
+        graph.add(np.ascontiguousarray(vectors[first : first + ADDED], np.float32))
     if keep and lacking:
         temporary = path.with_name(f".{path.name}.tmp")
         faiss.write_index(graph, str(temporary))
