@@ -102,17 +102,22 @@ def index(options: argparse.Namespace) -> int:
     from omnivl.inference.media_index import MediaIndex
 
     plain_warnings()
-    made = MediaIndex.build(
-        options.folders,
-        load_model(options),
-        index=index_folder(options),
-        seconds=options.window,
-        stride=options.stride,
-        backend=options.backend,
-        prune=options.prune,
-        rebuild=options.rebuild,
-        progress=Progress(),
-    )
+    model = load_model(options)
+    try:
+        made = MediaIndex.build(
+            options.folders,
+            model,
+            index=index_folder(options),
+            seconds=options.window,
+            stride=options.stride,
+            backend=options.backend,
+            prune=options.prune,
+            rebuild=options.rebuild,
+            progress=Progress(),
+        )
+    except OSError as error:  # of the index: what is wrong with a file is in the report
+        print(f"omnivl: the index cannot be written ({error.strerror}); what it had stays", file=sys.stderr)
+        return 1
     report = made.report
     assert report is not None
     tell(report)

@@ -7,6 +7,7 @@ run goes on in the middle of it. The paper (OmniVL, arXiv 2209.07526) says nothi
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,11 +66,12 @@ def update(
     storing = Storing(writer, pipeline, (digest for digest, count in known.items() if count < 0))
     total, done, read = sum(file.size for file in new), 0, 0
     progress(0, len(new), 0, total)
-    for message in Reader(pipeline, writer.description.settings, known, THREADS).read(new):
-        storing.take(message)
-        if isinstance(message, End):
-            done, read = done + 1, read + message.file.size
-            progress(done, len(new), read, total)
+    with closing(Reader(pipeline, writer.description.settings, known, THREADS).read(new)) as messages:
+        for message in messages:
+            storing.take(message)
+            if isinstance(message, End):
+                done, read = done + 1, read + message.file.size
+                progress(done, len(new), read, total)
     storing.finish()
     report.embedded, report.known = storing.embedded, storing.known
     report.failed += [(os.fsdecode(path), reason) for path, reason in storing.failed]

@@ -10,7 +10,7 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from omnivl.data.facts import Facts, read_facts
@@ -83,7 +83,8 @@ class Reader:
         self.lock, self.stop = threading.Lock(), threading.Event()
         self.messages: queue.Queue[Message | BaseException | None] = queue.Queue(2 * BATCH["image"])
 
-    def read(self, files: Sequence[File]) -> Iterator[Message]:
+    def read(self, files: Sequence[File]) -> Generator[Message, None, None]:
+        """Close it to end the threads."""
         waiting = iter(files)
         threads = [
             threading.Thread(target=self.work, args=(waiting,), daemon=True, name=f"decode-{i}")

@@ -191,7 +191,7 @@ class Writer(Store):
         known = read_description(self.folder)
         if known is None or (known.key == self.description.key and known != self.description):
             self.publish()
-        self.file = open(self.folder / self.meta("vectors"), "ab+")  # noqa: SIM115
+        self.file = open(self.folder / self.meta("vectors"), "ab", buffering=0)  # noqa: SIM115
         self.file.truncate(self.meta("rows") * self.row_bytes)
 
     def close(self) -> None:
@@ -220,8 +220,10 @@ class Writer(Store):
         """Write rows (n, E) and wait until they are on the disk; gives the number of the first. Within a
         transaction, which makes them count."""
         first = self.meta("rows")
-        self.file.write(np.ascontiguousarray(vectors, np.float16).tobytes())
-        self.file.flush()
+        self.file.truncate(first * self.row_bytes)  # what an earlier try left on a full disk
+        left = memoryview(np.ascontiguousarray(vectors, np.float16).tobytes())
+        while left:
+            left = left[self.file.write(left) :]
         os.fsync(self.file.fileno())
         self.execute("UPDATE meta SET value = ? WHERE name = 'rows'", (first + len(vectors),))
         return first
@@ -250,7 +252,7 @@ class Writer(Store):
             self.execute("UPDATE meta SET value = ? WHERE name = 'rows'", (len(rows),))
             self.execute("UPDATE meta SET value = ? WHERE name = 'vectors'", (name,))
         self.file.close()
-        self.file = open(self.folder / name, "ab+")  # noqa: SIM115
+        self.file = open(self.folder / name, "ab", buffering=0)  # noqa: SIM115
         self.remove(lambda path: path.startswith(Path(old).stem))
 
     def publish(self) -> None:

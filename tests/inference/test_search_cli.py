@@ -1,5 +1,6 @@
 """index, search and moments as they are typed."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -94,6 +95,28 @@ def test_a_folder_that_is_not_there_is_named_and_the_others_are_done(
     assert main(["index", str(tmp_path / "gone"), str(media), "--model", model]) == 1
     out, err = capfd.readouterr()
     assert out == "1 files, 1 new\n" and f"{tmp_path / 'gone'}: no such folder" in err
+
+
+def test_a_full_disk_ends_the_run_in_one_sentence_and_the_next_goes_on(
+    capfd: Capture, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media = fill(tmp_path / "media")
+    (media / "broken.jpg").unlink()
+    written: list[int] = []
+
+    def full(descriptor: int) -> None:
+        written.append(descriptor)
+        if len(written) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        assert main(["index", str(media), "--model", model]) == 1
+    err = capfd.readouterr().err
+    assert "omnivl: the index cannot be written (No space left on device); what it had stays" in err
+    assert main(["index", str(media), "--model", model]) == 0
+    assert main(["search", "a red circle", "--paths-only", "-t", "50"]) == 0
+    assert len(capfd.readouterr().out.splitlines()) == 1 + 9
 
 
 def test_a_name_that_is_no_text_is_written_as_the_system_has_it(

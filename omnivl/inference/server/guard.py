@@ -35,7 +35,7 @@ class Limits:
     upload_bytes: int = 64 * 2**20
     pixels: int = 50_000_000  # of a picture or frame
     video_seconds: float = 600.0  # of an upload
-    seconds: float = 120.0  # from its arrival to its answer
+    seconds: float = 120.0  # from its arrival to its answer; a file that is being decoded is finished first
     waiting: int = 128  # requests that compute, or wait to
 
 
