@@ -1,5 +1,6 @@
 """The index: vectors equal those made by hand, a second run reads only what changed, nothing is lost or left over."""
 
+import gc
 import importlib.util
 import os
 import random
@@ -369,15 +370,20 @@ def kill_and_go_on(pipeline: Pipeline, folder: Path, index: Path, kills: int, se
     """Index in a child process that is killed (-9) at random moments, then once to the end; rows after each kill."""
     delays, rows = random.Random(kills), [0]
     for _ in range(kills):
+        gc.collect()  # decoders whose threads a child does not have must not be freed in it
+        gc.freeze()
         child = os.fork()
         if child == 0:
             try:
                 MediaIndex.build(folder, pipeline, index=index)
-            finally:
                 os._exit(0)
+            finally:
+                os._exit(1)
         time.sleep(delays.uniform(0, seconds))
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
+        gc.unfreeze()
+        assert status in (0, signal.SIGKILL), "it ended in another way"
         description = read_description(index)
         if description is not None:
             opened = Store(index, description)
