@@ -24,6 +24,7 @@ NEEDS = {
         "Java (apt-get install default-jre-headless) and pip install 'omnivl[metrics]'",
         importlib.util.find_spec("pycocoevalcap") is not None and shutil.which("java") is not None,
     ),
+    "chromium": ("a browser (apt-get install -y chromium)", shutil.which("chromium") is not None),
 }
 not_run: dict[str, set[str]] = {marker: set() for marker in NEEDS}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import common, generation, momentum, train_step, video_encoder
+from benchmarks import common, generation, momentum, search, train_step, video_encoder
 from omnivl.model import VisualEncoder
 from omnivl.model.generation import Writer
 
@@ -55,6 +55,11 @@ def test_captions_are_the_same_with_and_without_a_cache() -> None:
 def test_the_share_of_momentum_is_a_part_of_a_step() -> None:
     (row,) = momentum.measure(True, 1)
     assert row.is_share and 0 < row.ratio < 1
+
+
+def test_all_searches_find_the_same() -> None:
+    rows = search.measure(True, 1)
+    assert [row.settings["recall_at_10"] >= 0.97 for row in rows] == [True, True]
 
 
 def test_ratios_are_medians_of_pairs_and_are_published_once_each(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ ROOMS: dict[str, set[str]] = {
         "distributed",
         "model",
         "data.media",
+        "data.windows",
+        "data.facts",
         "data.transforms",
         "data.sample",
     },

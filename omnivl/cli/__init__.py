@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from omnivl.cli import data, evaluating, training, using, weights
+from omnivl.cli import data, evaluating, searching, serving, training, using, weights
 from omnivl.config import ConfigError
 
 # threads that wait for work should soon sleep: by default they spin, and starve each other when others use the machine
@@ -41,6 +41,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog="omnivl", description="One foundation model for images, videos and text.", allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (training, evaluating, data, weights, using):
+    for room in (training, evaluating, data, weights, using, searching, serving):
         room.add_commands(commands)
     return parser

@@ -81,6 +81,7 @@ class Pipeline:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.folder = folder  # where it was loaded from, if anywhere
         self.config = model.config
+        self.name = ""  # what it was loaded as: a folder or a hub id
 
     # --- verbs -------------------------------------------------------------------------------------------------------
 
@@ -197,6 +198,10 @@ class Pipeline:
         vectors = torch.from_numpy(texts).view(len(names), len(prompts), -1).mean(1)
         return torch.nn.functional.normalize(vectors, dim=-1).to(self._device)
 
+    def visual_tokens(self, media: Sequence[Media]) -> list[Tensor]:
+        """What the decoders read of each picture or clip: (N, D). Raises BadSample."""
+        return self._run(self._load(list(media)), lambda tokens, embed, medium: list(tokens))
+
     # --- keeping -----------------------------------------------------------------------------------------------------
 
     def save_pretrained(
@@ -274,7 +279,9 @@ class Pipeline:
             revision=revision,
         )
         model, tokenizer = load_folder(folder, resolve_device(device))
-        return cls(model, tokenizer, folder)
+        pipeline = cls(model, tokenizer, folder)
+        pipeline.name = str(pretrained_model_name_or_path)
+        return pipeline
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

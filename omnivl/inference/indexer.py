@@ -1,0 +1,145 @@
+"""Folders to an index: what is new is read and embedded, what is gone is forgotten, and each batch is stored at once.
+
+A file whose path, size and time are known is not opened. A film's windows are stored as they come, so that a killed
+run goes on in the middle of it. The paper (OmniVL, arXiv 2209.07526) says nothing about indexes: all of this is ours.
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omnivl.data.media import BadSample, find_media, resolve
+from omnivl.inference.filters import below
+from omnivl.inference.pipeline import Pipeline
+from omnivl.inference.reader import ALWAYS, End, File, Reader
+from omnivl.inference.store import Writer
+from omnivl.inference.storing import Storing
+
+EXTRAS = {"heic": "pi_heif", "raw": "rawpy"}  # extra of the package -> the module that it brings
+THREADS = min(4, os.cpu_count() or 1)
+Progress = Callable[[int, int, int, int], None]  # files done, of; bytes done, of
+
+
+@dataclass
+class Report:
+    """What a run did, in files."""
+
+    found: int = 0
+    unchanged: int = 0
+    embedded: int = 0
+    known: int = 0  # copies, moved or touched ones: their bytes were in the index
+    removed: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)  # (path, reason)
+    kept: list[str] = field(default_factory=list)  # sentences on folders whose files are not forgotten, and why
+
+
+def update(
+    writer: Writer, pipeline: Pipeline, folders: Sequence[str | Path], *, prune: bool, progress: Progress
+) -> Report:
+    """Bring the index up to date with the folders; files elsewhere stay as they are. What cannot be read is reported.
+
+    `prune`: forget files too where their folder is gone or empty, as it is when a disk is not mounted.
+    """
+    report = Report()
+    roots = [resolve(Path(folder).expanduser().absolute()) for folder in folders]
+    with writer.transaction():
+        for root in roots:
+            writer.execute("INSERT OR IGNORE INTO roots VALUES (?)", (os.fsencode(root),))
+    found: dict[bytes, File] = {}
+    empty = []
+    for root in roots:
+        here = files_below(root, writer.folder, report)
+        found |= {file.path: file for file in here}
+        empty += [] if here else [root]
+    report.found = len(found)
+    new = changed(writer, list(found.values()))
+    report.unchanged = len(found) - len(new)
+    known = dict(
+        writer.execute(
+            "SELECT hash, CASE done WHEN 1 THEN -1 ELSE (SELECT coalesce(max(number) + 1, 0) FROM windows "
+            "WHERE content = contents.id) END FROM contents"
+        )
+    )
+    storing = Storing(writer, pipeline, (digest for digest, count in known.items() if count < 0))
+    total, done, read = sum(file.size for file in new), 0, 0
+    progress(0, len(new), 0, total)
+    with closing(Reader(pipeline, writer.description.settings, known, THREADS).read(new)) as messages:
+        for message in messages:
+            storing.take(message)
+            if isinstance(message, End):
+                done, read = done + 1, read + message.file.size
+                progress(done, len(new), read, total)
+    storing.finish()
+    report.embedded, report.known = storing.embedded, storing.known
+    report.failed += [(os.fsdecode(path), reason) for path, reason in storing.failed]
+    for root in roots:
+        forget(writer, root, set(found), report, keep=root in empty and not prune)
+    writer.tidy()
+    return report
+
+
+def files_below(root: Path, index: Path, report: Report) -> list[File]:
+    try:
+        paths = find_media(root)
+    except BadSample as error:
+        report.failed.append((str(root), str(error).removeprefix(f"{root}: ")))
+        return []
+    files = []
+    for path in paths:
+        try:
+            facts = path.stat()
+        except OSError as error:  # a link to nowhere, or removed since
+            report.failed.append((str(path), f"cannot be opened ({error.strerror})"))
+            continue
+        if index.absolute() not in path.parents:
+            files.append(File(os.fsencode(path), facts.st_size, facts.st_mtime_ns))
+    return files
+
+
+def changed(writer: Writer, files: Sequence[File]) -> list[File]:
+    """Those that are not in the index as they are now, or were refused for a reason that may be gone."""
+    here = [extra for extra, module in EXTRAS.items() if importlib.util.find_spec(module)]
+    rows = writer.execute(
+        "SELECT path, size, mtime, error IS NOT NULL, retry, coalesce(done, 0) "
+        "FROM files LEFT JOIN contents ON contents.id = content"
+    )
+    settled = {
+        File(path, size, mtime)
+        for path, size, mtime, bad, retry, done in rows
+        if done or (bad and not_now(retry, here))
+    }
+    return [file for file in files if file not in settled]
+
+
+def not_now(retry: str | None, here: Sequence[str]) -> bool:
+    return retry != ALWAYS and retry not in here
+
+
+def forget(writer: Writer, root: Path, found: set[bytes], report: Report, *, keep: bool) -> None:
+    """Files below `root` that are gone leave the index, or stay in it where `keep` says so."""
+    first, last = below(root)
+    rows = writer.execute("SELECT id, path FROM files WHERE path >= ? AND path < ?", (first, last))
+    gone = [(number, path) for number, path in rows if path not in found]
+    if gone and keep:
+        state = "is empty" if root.is_dir() else "is not there"
+        report.kept.append(f"{root} {state}: {len(gone)} files below it stay in the index; --prune forgets them")
+        return
+    gone = [(number, path) for number, path in gone if not hidden_from_us(path)]
+    with writer.transaction():
+        for number, _ in gone:
+            writer.execute("DELETE FROM files WHERE id = ?", (number,))
+    report.removed += len(gone)
+
+
+def hidden_from_us(path: bytes) -> bool:
+    """Whether a file was not found because a folder on its way cannot be looked into."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return False

@@ -1,0 +1,249 @@
+"""`MediaIndex`: folders of pictures and videos that can be searched by text or by example.
+
+index = omnivl.MediaIndex.build("photos/", model)
+index.search("a red car", top_k=5)
+
+Search has the two steps of the paper (OmniVL, arXiv 2209.07526, section 4): the nearest by similarity, then, where
+asked for, the best of them ordered by the matching score too, as in `omnivl.model.rerank`. A video answers with its
+best window.
+"""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from omnivl.inference import indexer
+from omnivl.inference.filters import Filters
+from omnivl.inference.identity import default_folder, describe, refuse_another
+from omnivl.inference.indexer import Progress, Report
+from omnivl.inference.matching import Candidate, Matcher
+from omnivl.inference.pipeline import Loaded, Pipeline, load
+from omnivl.inference.search import Exact, Graph, Searcher, grow_graph
+from omnivl.inference.store import Store, Writer, read_description
+
+log = logging.getLogger(__name__)
+RERANK = 128  # candidates that the matching decoder judges on a GPU; on a CPU that takes minutes with a base model
+Query = str | Path | Image.Image | np.ndarray | Loaded  # a text, or an example
+
+
+@dataclass(frozen=True)
+class Result:
+    """A file that was found; `start` and `end` are the seconds of a video's best window."""
+
+    path: str
+    media: str  # image or video
+    score: float
+    kind: str  # of the score: cosine, or match (a probability)
+    start: float | None
+    end: float | None
+    id: int  # of the file in the index
+
+
+@dataclass(frozen=True)
+class Found:
+    """Best first. `best` is the highest matching probability that was seen, None where none was asked for."""
+
+    results: list[Result]
+    best: float | None = None
+
+
+class MediaIndex:
+    """Use `MediaIndex.build` to make one or bring it up to date, `MediaIndex.open` to search one as it is."""
+
+    def __init__(self, store: Store, pipeline: Pipeline, report: Report | None = None) -> None:
+        self.store, self.pipeline = store, pipeline
+        self.report = report  # of the run that built it
+        self.matcher = Matcher(pipeline, store.description.settings.num_frames)
+        self._selected: tuple[Any, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._graph: tuple[Any, Graph] | None = None
+
+    @classmethod
+    def build(
+        cls,
+        folders: str | Path | Sequence[str | Path],
+        model: Pipeline | str | Path,
+        *,
+        index: str | Path | None = None,
+        seconds: float | None = None,
+        stride: float | None = None,
+        backend: str | None = None,
+        prune: bool = False,
+        rebuild: bool = False,
+        progress: Progress = lambda *_: None,
+    ) -> "MediaIndex":
+        """Index what is new in the folders, forget what is gone, and open the index.
+
+        Args:
+            folders: one or many; none: those of the index.
+            index: where it is or will be; None: see `default_folder`.
+            seconds, stride: of the windows of videos; None: as the index has them, else 4 and half the length.
+            backend: exact, or faiss; None: as the index has it, else exact.
+            prune: forget files of folders that are gone or empty, too.
+            rebuild: where the index is of another model or other windows, make a new one in its place; the old one
+                stays until that is whole.
+
+        Raises:
+            ValueError: the index is of another model or other windows, or is being written to.
+        """
+        folder = default_folder() if index is None else Path(index).expanduser()
+        pipeline = model if isinstance(model, Pipeline) else load(model)
+        known = read_description(folder)
+        wanted = describe(pipeline, known.settings if known else None, seconds, stride, backend)
+        if known is not None and not rebuild:
+            refuse_another(folder, known, wanted)
+        many = [folders] if isinstance(folders, (str, Path)) else list(folders)
+        if not many and known is not None:
+            old = Store(folder, known)
+            many = list(old.roots())
+            old.close()
+        if not many:
+            raise ValueError(f"there is no index in {folder} yet: name the folders to index")
+        writer = Writer(folder, wanted)
+        try:
+            report = indexer.update(writer, pipeline, many, prune=prune, progress=progress)
+            if wanted.settings.backend == "faiss":
+                grow_graph(graph_path(writer), writer.vectors(), keep=True)
+            writer.publish()
+        finally:
+            writer.close()
+        return cls(Store(folder, wanted), pipeline, report)
+
+    @classmethod
+    def open(
+        cls, index: str | Path | None = None, model: Pipeline | str | Path | None = None, *, device: str = "auto"
+    ) -> "MediaIndex":
+        """An index as it is, with its own model where none is given. Raises ValueError where there is none, or it is of
+        another model."""
+        folder = default_folder() if index is None else Path(index).expanduser()
+        known = read_description(folder)
+        if known is None:
+            raise ValueError(f"there is no index in {folder}: make one with `omnivl index FOLDER`")
+        pipeline = model if isinstance(model, Pipeline) else load(model or known.model, device=device)
+        refuse_another(folder, known, describe(pipeline, known.settings))
+        return cls(Store(folder, known), pipeline)
+
+    def close(self) -> None:
+        self.store.close()
+
+    def __enter__(self) -> "MediaIndex":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- searching ---------------------------------------------------------------------------------------------------
+
+    def search(
+        self, query: Query, top_k: int = 10, *, filters: Filters | None = None, rerank: int | None = None
+    ) -> list[Result]:
+        """The `top_k` files nearest to a text, or to a picture or clip (a Path, a PIL image, an array), best first;
+        fewer where there are fewer. Raises ValueError, BadSample."""
+        return self.find(query, top_k, filters=filters, rerank=rerank).results
+
+    def find(
+        self,
+        query: Query,
+        top_k: int = 10,
+        *,
+        filters: Filters | None = None,
+        rerank: int | None = None,
+        min_match: float | None = None,
+    ) -> Found:
+        """As `search`; the best `rerank` by similarity (None: 128 on a GPU, else 0) are ordered by
+        log p(matched) + similarity / temperature, and those less likely than `min_match` to match are left out."""
+        text = query if isinstance(query, str) else None
+        depth = self.check(text, top_k, rerank, min_match)
+        vector = self.pipeline.embed(query) if text is None else self.pipeline.embed_text(text)
+        return self.nearest(vector, text, top_k, filters or Filters(), depth, min_match)
+
+    def check(self, text: str | None, top_k: int, rerank: int | None, min_match: float | None) -> int:
+        """How many are to be matched. Raises ValueError where a query cannot be answered."""
+        if top_k < 1 or (rerank or 0) < 0 or not 0 <= (min_match or 0) <= 1:
+            raise ValueError(
+                f"top_k is {top_k}, rerank {rerank}, min_match {min_match}: wanted 1 or more, 0 or more, and 0 to 1"
+            )
+        if text is None:
+            if rerank or min_match is not None:
+                raise ValueError("only a text can be matched: search by example without a matching score")
+            return 0
+        if not text.strip():
+            raise ValueError("the query is empty: say what to look for")
+        depth = (RERANK if self.pipeline.model.temperature.is_cuda else 0) if rerank is None else rerank
+        return depth if min_match is None else max(depth, top_k)
+
+    def nearest(
+        self, vector: np.ndarray, text: str | None, top_k: int, filters: Filters, rerank: int, min_match: float | None
+    ) -> Found:
+        """`find` for a query whose vector (E,) is known; `rerank` as `check` gives it."""
+        candidates = self.candidates(vector, max(top_k, rerank), filters)
+        if not rerank or text is None:
+            return Found(candidates)
+        started = time.monotonic()
+        head, tail = candidates[:rerank], candidates[rerank:]
+        logs = self.matcher.log_probabilities(text, [Candidate((r.id, r.start), r.path, r.start, r.end) for r in head])
+        temperature = float(self.pipeline.model.temperature.detach().clamp(0.001, 0.5))
+        judged = [(p + r.score / temperature, p, r) for p, r in zip(logs, head, strict=True) if p is not None]
+        judged.sort(key=lambda one: -one[0])
+        log.info("matching %d candidates took %.1f s", len(head), time.monotonic() - started)
+        results = [replace(r, score=math.exp(p), kind="match") for _, p, r in judged]
+        best = max((r.score for r in results), default=0.0)
+        results = results + tail if min_match is None else [r for r in results if r.score >= min_match]
+        return Found(results[:top_k], best)
+
+    def candidates(self, vector: np.ndarray, count: int, filters: Filters) -> list[Result]:
+        """The nearest `count` files that are still there."""
+        vectors, rows, files = self.select(filters)
+        allowed = np.unique(rows)
+        results: dict[int, Result] = {}
+        asked = looked = 0
+        while len(results) < count and asked < len(allowed):
+            asked = min(max(4 * asked, 4 * count), len(allowed))  # a film has many windows: count files
+            found, scores = self.searcher(vectors).search(vector, asked, allowed)
+            for row, score in zip(found[looked:].tolist(), scores[looked:].tolist(), strict=True):
+                for file in files[np.searchsorted(rows, row) : np.searchsorted(rows, row, "right")].tolist():
+                    if file not in results and (result := self.result(file, row, score)) is not None:
+                        results[file] = result
+            looked = len(found)
+        return list(results.values())[:count]
+
+    def result(self, file: int, row: int, score: float) -> Result | None:
+        """None where the file has been deleted, or was another one when it was looked at."""
+        found = self.store.execute(
+            "SELECT path, kind, start, windows.end FROM files JOIN contents ON contents.id = files.content "
+            "JOIN windows ON windows.content = contents.id WHERE files.id = ? AND row = ?",
+            (file, row),
+        )
+        if not found or not os.path.isfile(found[0][0]):
+            return None
+        path, kind, start, end = found[0]
+        return Result(os.fsdecode(path), kind, score, "cosine", start, end, file)
+
+    def select(self, filters: Filters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Vectors, and the rows and files that may be found, kept until the index changes."""
+        state, selected = (filters, self.store.changes()), self._selected
+        if selected is None or selected[0] != state:
+            vectors, pairs = self.store.snapshot(*filters.query())
+            both = np.array(pairs, np.int64).reshape(-1, 2)
+            self._selected = selected = state, vectors, both[:, 0].copy(), both[:, 1].copy()
+        return selected[1:]
+
+    def searcher(self, vectors: np.ndarray) -> Searcher:
+        if self.store.description.settings.backend == "exact":
+            return Exact(vectors)
+        path = graph_path(self.store)
+        state, kept = (path, len(vectors)), self._graph
+        if kept is None or kept[0] != state:
+            self._graph = kept = state, Graph(vectors, grow_graph(path, vectors, keep=False))
+        return kept[1]
+
+
+def graph_path(store: Store) -> Path:
+    return (store.folder / store.meta("vectors")).with_suffix(".hnsw")

@@ -1,0 +1,106 @@
+"""Which rows are nearest: exact by default, or along a graph (faiss HNSW), behind one small protocol.
+
+Exact search is a product with the memory-mapped rows in blocks; nothing is left out, and ties keep the order of rows.
+The graph is approximate, and worth its memory above a million rows. This room knows no files and no model.
+Axes: N rows, E embedding.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+BLOCK = 2048  # rows at a time: in float32 they stay in a core's own cache, which is four times as fast as larger ones
+ADDED = 65536  # rows added to a graph at a time
+FEW = 50_000  # rows that filters leave: below it the exact product is as fast, and a graph finds too little
+NEIGHBOURS, BUILD, EXPLORE = 32, 200, 128  # of a node; candidates while building and while searching
+NEEDS_FAISS = 'approximate search needs faiss: pip install "omnivl[faiss]"'
+
+
+class Searcher(Protocol):
+    def search(self, query: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The `k` of `rows` (ascending, int64) with the greatest product with `query` (E,) float32, best first, and
+        the products, float32; all of them where there are fewer."""
+
+
+class Exact:
+    """Every row is looked at. `vectors` (N, E) float16."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors = vectors
+
+    def search(self, query: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        products = torch.empty(len(rows))
+        wanted = torch.from_numpy(np.ascontiguousarray(query, np.float32))
+        buffer = torch.empty(BLOCK, len(query))
+        for first in range(0, len(rows), BLOCK):
+            part = rows[first : first + BLOCK]
+            together = part[-1] - part[0] + 1 == len(part)
+            block = self.vectors[part[0] : part[-1] + 1] if together else self.vectors[part]
+            torch.mv(
+                buffer[: len(part)].copy_(torch.from_numpy(block)), wanted, out=products[first : first + len(part)]
+            )
+        scores = products.numpy()
+        best = top(scores, k)
+        return rows[best], scores[best]
+
+
+def top(scores: np.ndarray, k: int) -> np.ndarray:
+    """Where the `k` greatest scores stand, greatest first, equal ones in order."""
+    if k < len(scores):
+        least = np.partition(scores, len(scores) - k)[len(scores) - k] if k > 0 else np.inf
+        above, equal = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
+        chosen = np.sort(np.concatenate([above, equal[: max(k - len(above), 0)]]))
+    else:
+        chosen = np.arange(len(scores))
+    return chosen[np.argsort(-scores[chosen], kind="stable")]
+
+
+class Graph:
+    """faiss HNSW over all rows; exact where filters leave few of them, or where almost all are asked for."""
+
+    def __init__(self, vectors: np.ndarray, graph: Any) -> None:
+        self.exact, self.graph = Exact(vectors), graph
+
+    def search(self, query: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        faiss = import_faiss()
+        if len(rows) <= max(FEW, 4 * k):
+            return self.exact.search(query, k, rows)
+        options = faiss.SearchParametersHNSW(efSearch=max(EXPLORE, 2 * k))
+        if len(rows) < self.graph.ntotal:
+            options.sel = chosen = faiss.IDSelectorBatch(rows)  # a name of its own: faiss holds no reference
+            assert chosen is not None
+        scores, found = self.graph.search(np.ascontiguousarray(query[None], np.float32), k, params=options)
+        there = found[0] >= 0  # faiss pads with -1
+        return found[0][there].astype(np.int64), scores[0][there]
+
+
+def import_faiss() -> Any:
+    try:
+        import faiss
+    except ImportError:
+        raise ModuleNotFoundError(NEEDS_FAISS) from None
+    return faiss
+
+
+def grow_graph(path: Path, vectors: np.ndarray, *, keep: bool) -> Any:
+    """The graph in `path` with the rows that it lacks; none there: a new one. Written back, whole or not at all, where
+    `keep`. Raises ModuleNotFoundError without faiss."""
+    faiss, graph = import_faiss(), None
+    if path.exists():
+        graph = faiss.read_index(str(path))
+        if graph.ntotal > len(vectors):  # of a run whose last rows did not come to count
+            graph = None
+    if graph is None:
+        graph = faiss.IndexHNSWFlat(vectors.shape[1], NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = BUILD
+    lacking = graph.ntotal < len(vectors)
+    for first in range(graph.ntotal, len(vectors), ADDED):
+        graph.add(np.ascontiguousarray(vectors[first : first + ADDED], np.float32))
+    if keep and lacking:
+        temporary = path.with_name(f".{path.name}.tmp")
+        faiss.write_index(graph, str(temporary))
+        os.replace(temporary, path)
+    return graph

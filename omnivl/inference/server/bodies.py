@@ -1,0 +1,117 @@
+"""What requests and answers hold. A request is JSON, or a form of the same fields with a `file`; answers are as the
+command line gives them with --json."""
+
+import json
+from typing import Any, Literal, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from omnivl.inference.server.guard import Refusal
+
+Body = TypeVar("Body", bound="MediaBody")
+
+
+class MediaBody(BaseModel):
+    """A picture or clip: a file sent along, or the path of one inside the indexed folders."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    path: str | None = Field(None, description="a file inside the indexed folders")
+
+
+class MatchBody(MediaBody):
+    text: str
+
+
+class SearchBody(MediaBody):
+    """By `query`, or by example."""
+
+    query: str | None = None
+    top_k: int = Field(10, ge=1, le=1000)
+    type: Literal["image", "video"] | None = None
+    within: str | None = Field(None, alias="in", description="a folder, or the name of one anywhere")
+    after: str | None = Field(None, description="taken then or later: 2024-05-01, 2024-05 or 2024")
+    before: str | None = None
+    min_duration: float | None = Field(None, description="seconds")
+    max_duration: float | None = None
+    rerank: int | None = Field(None, ge=0, le=1000, description="order the best by the matching score too")
+    min_match: float | None = Field(None, ge=0, le=1, description="leave out what matches less probably")
+
+
+class Problem(BaseModel):
+    error: str
+
+
+class Hit(BaseModel):
+    id: int
+    path: str
+    media: Literal["image", "video"]
+    score: float
+    kind: Literal["cosine", "match"]
+    start: float | None = None
+    end: float | None = None
+
+
+class SearchAnswer(BaseModel):
+    query: str
+    results: list[Hit]
+    best: float | None = Field(None, description="the highest matching probability that was seen")
+
+
+class EmbedAnswer(BaseModel):
+    media: str
+    kind: Literal["image", "video"]
+    embedding: list[float]
+    times: list[float] | None = None
+
+
+class TextAnswer(BaseModel):
+    media: str
+    text: str
+    score: float
+    kind: Literal["logprob", "match"]
+    times: list[float] | None = None
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+    version: str
+    model: str
+    files: int
+
+
+def described(body: type[MediaBody]) -> dict[str, Any]:
+    """The request body of a route, for OpenAPI."""
+    schema = body.model_json_schema(by_alias=True)
+    form = {**schema, "properties": {"file": {"type": "string", "format": "binary"}, **schema["properties"]}}
+    content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def read_body(request: Request, body: type[Body]) -> tuple[Body, UploadFile | None]:
+    """The fields of a request, and the file that came along. Raises Refusal."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    upload = None
+    if kind == "multipart/form-data":
+        try:
+            form = await request.form(max_files=1, max_fields=30)
+        except HTTPException as error:
+            raise Refusal(400, f"the form cannot be read: {error.detail}") from None
+        fields: Any = {name: value for name, value in form.items() if isinstance(value, str) and value}
+        file = form.get("file")
+        upload = file if isinstance(file, UploadFile) else None
+    elif kind == "application/json":
+        try:
+            fields = json.loads(await request.body())
+        except ValueError:
+            raise Refusal(400, "the request is not JSON") from None
+    else:
+        raise Refusal(415, "send application/json, or multipart/form-data with a file")
+    try:
+        return body.model_validate(fields), upload
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Refusal(422, f"{where or 'the request'}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None

@@ -1,0 +1,72 @@
+// One file, seen large: a film at its moment, and what the model says of it.
+
+import { $, base, clock, message, post, small } from "./common.js";
+
+const viewer = $("viewer");
+
+export function film(hit) {
+  const video = document.createElement("video");
+  video.muted = video.playsInline = true;
+  video.src = `/v1/media/${hit.id}`;
+  video.onloadedmetadata = () => (video.currentTime = Math.min(hit.start, video.duration || hit.start));
+  return video;
+}
+
+// `similar(path, name, picture)` searches by the file
+export function view(hit, similar) {
+  let shown;
+  if (hit.media === "video") {
+    shown = film(hit);
+    shown.controls = true;
+    shown.onerror = () => {
+      still(hit);
+      answer("This browser cannot play the video", true);
+    };
+    shown.play().catch(() => {});
+    $("stage").replaceChildren(shown);
+  } else still(hit);
+  $("name").textContent = base(hit.path);
+  $("where").textContent = hit.media === "video" ? `${hit.path}, ${clock(hit.start)}–${clock(hit.end)}` : hit.path;
+  answer("");
+  $("caption").onclick = (event) => ask(event.target, "/v1/caption", { path: hit.path }, (found) => found.text);
+  $("similar").onclick = () => {
+    viewer.close();
+    similar(hit.path, base(hit.path), small(hit, 96));
+  };
+  $("match").onsubmit = (event) => {
+    event.preventDefault();
+    const text = event.target.querySelector("input").value;
+    const said = (found) => `“${found.text}” matches with a probability of ${Math.round(100 * found.score)}%`;
+    ask(event.target.querySelector("button"), "/v1/match", { path: hit.path, text }, said);
+  };
+  viewer.showModal();
+}
+
+function still(hit) {
+  const image = document.createElement("img");
+  image.alt = base(hit.path);
+  image.src = small(hit, 1280);
+  $("stage").replaceChildren(image);
+}
+
+function answer(text, wrong = false) {
+  $("answer").textContent = text;
+  $("answer").classList.toggle("wrong", wrong);
+}
+
+async function ask(button, path, fields, said) {
+  button.disabled = true;
+  answer("…");
+  try {
+    answer(said(await post(path, fields)));
+  } catch (error) {
+    answer(message(error), true);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+viewer.addEventListener("close", () => $("stage").replaceChildren()); // and the film ends
+viewer.addEventListener("click", (event) => {
+  if (event.target === viewer) viewer.close(); // beside it
+});
