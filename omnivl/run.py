@@ -303,7 +303,7 @@ def show(
     return (
         [
             Example(gallery.medium, gallery.read(i), gallery.captions[i], text, tuple(texts[j] for j in to_text[i]))
-            for i, text in zip(shown, write_captions(model, tokenizer, few), strict=False)
+            for i, text in zip(shown[:examples], write_captions(model, tokenizer, few), strict=True)
         ],
         [
             Search(

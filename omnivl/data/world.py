@@ -315,7 +315,8 @@ def pick(choices: Sequence[Choice], rng: np.random.Generator) -> Choice:
 
 
 def shuffled(choices: Sequence[Choice], *words: object) -> Iterator[Choice]:
-    """Endlessly: all of them in a random order that the words name, then all again in another one."""
+    """Endlessly (so whoever zips it stops with the other): all of them in a random order that the words name, then all
+    again in another one."""
     rng = generator(*words)
     while True:
         yield from (choices[i] for i in rng.permutation(len(choices)))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from html import escape
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +69,7 @@ def curve(chart: Chart, records: Sequence[Row], config: RunConfig) -> str:
     drawn += [f'<path class="axis" d="M{LEFT} {y(at)}H{WIDTH - RIGHT}"/>' for at in ticks(low, high)]
     drawn += [text(LEFT - 5, y(at) + 4, f"{at:g}", "end") for at in ticks(low, high)]
     drawn += [text(x(at), HEIGHT - 18, f"{at:,.0f}", "middle") for at in ticks(first, last)]
-    for stage, begin, end in zip(config.stages, [0, *ends], ends, strict=False):
+    for stage, (begin, end) in zip(config.stages, pairwise([0, *ends]), strict=True):
         if first <= begin < last:
             drawn.append(f'<path class="dash" d="M{x(begin)} {TOP}V{HEIGHT - BOTTOM}"/>')
             fits = int((x(min(end, last)) - x(begin)) / 6)  # letters

@@ -261,4 +261,4 @@ def canvas(figure: Figure) -> tuple[int, int, int]:
 def spread(duration: int, num_frames: int) -> list[int]:
     """Whole milliseconds of each frame whose sum is the duration: (133, 2) -> [66, 67]."""
     ends = [duration * (number + 1) // num_frames for number in range(num_frames)]
-    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    return [end - start for start, end in itertools.pairwise([0, *ends])]
