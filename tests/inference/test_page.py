@@ -1,5 +1,6 @@
 """The page in a real browser: search, moments that play, files that are dropped, keys, and errors that are shown."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -99,7 +100,7 @@ def test_a_film_plays_from_its_moment_when_it_is_reached_by_key(browser: Browser
     browser.wait("!document.getElementById('viewer').open && !document.querySelector('#stage video')")
 
 
-def test_a_file_is_captioned_and_matched(browser: Browser, index: MediaIndex, pipeline: Pipeline) -> None:
+def test_a_file_is_captioned_matched_and_asked_about(browser: Browser, index: MediaIndex, pipeline: Pipeline) -> None:
     names = search(browser, "a red circle")
     path = next(r.path for r in index.search("a red circle", 24) if r.path.endswith("3.png"))
     browser.run(f"document.querySelectorAll('.tile')[{names.index('3.png')}].click()")
@@ -112,6 +113,11 @@ def test_a_file_is_captioned_and_matched(browser: Browser, index: MediaIndex, pi
     browser.key("Enter", "\r")
     percent = round(100 * pipeline.match(path, "a red circle").score)
     browser.wait(f"{answer}.includes('“a red circle” matches with a probability of {percent}%')")
+    browser.run("document.querySelector('#ask input').focus()")
+    browser.type("what is it?")
+    browser.key("Enter", "\r")
+    said = pipeline.answer(path, "what is it?").text
+    browser.wait(f"{answer} === {json.dumps(said)}")
     browser.run("document.getElementById('similar').click()")
     browser.wait(f"{NAMES}[0] === '3.png'")
 

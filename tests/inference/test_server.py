@@ -96,6 +96,19 @@ def test_verbs_answer_as_the_pipeline_does(client: TestClient, pipeline: Pipelin
         answer = client.post("/v1/match", files=sent(path, name), data={"text": "a red circle"}).json()
         assert answer["score"] == pytest.approx(pipeline.match(path, "a red circle").score, abs=1e-5)
         assert answer["kind"] == "match" and answer["text"] == "a red circle"
+        said = pipeline.answer(path, "what is it?")
+        answer = client.post("/v1/ask", json={"path": name, "question": "what is it?"}).json()
+        assert answer["text"] == said.text and answer["score"] == pytest.approx(said.score, abs=1e-5)
+        assert [other["text"] for other in answer["alternatives"]] == [other.text for other in said.alternatives]
+        assert answer["question"] == "what is it?" and answer["kind"] == "probability"
+        labels = pipeline.classify(path, ["a red circle", "a blue star"])
+        listed: dict[str, Any] = {"json": {"path": name, "labels": ["a red circle", "a blue star"]}}
+        form = {"files": sent(path, name), "data": {"labels": "a red circle, a blue star"}}
+        for body in (listed, form):
+            answer = client.post("/v1/classify", **body).json()
+            assert [row["label"] for row in answer["labels"]] == [label.text for label in labels]
+            assert answer["labels"][0]["score"] == pytest.approx(labels[0].score, abs=1e-5)
+            assert answer["kind"] == "probability" and ("times" in answer) == (kind == "video")
 
 
 def test_media_come_whole_and_in_ranges(client: TestClient, index: MediaIndex, place: Path) -> None:
@@ -127,7 +140,8 @@ def test_thumbnails_are_small_and_of_the_moment(client: TestClient, index: Media
 def test_the_description_is_valid_and_nothing_of_it_loads_from_elsewhere(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
     validate(described)
-    assert {"/v1/search", "/v1/caption", "/v1/embed", "/v1/match", "/v1/health"} <= set(described["paths"])
+    verbs = {f"/v1/{verb}" for verb in ("search", "caption", "ask", "embed", "match", "classify", "health")}
+    assert verbs <= set(described["paths"])
     body = described["paths"]["/v1/match"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "multipart/form-data"}
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
@@ -215,6 +229,10 @@ def test_an_empty_query_is_told(client: TestClient, query: str) -> None:
         ("/v1/search", [1], 422, "the request"),
         ("/v1/caption", {}, 422, "one of both"),
         ("/v1/match", {"path": "1.png"}, 422, "text"),
+        ("/v1/ask", {"path": "1.png", "question": " "}, 400, "the question is empty"),
+        ("/v1/classify", {"path": "1.png", "labels": ["a"]}, 400, "at least two labels"),
+        ("/v1/classify", {"path": "1.png"}, 400, "no classifier of its own"),
+        ("/v1/classify", {"path": "1.png", "labels": 3}, 422, "labels"),
     ],
 )
 def test_senseless_requests_are_one_sentence(client: TestClient, path: str, body: Any, status: int, told: str) -> None:
@@ -368,6 +386,20 @@ def test_many_at_once_get_their_own_answers(
     assert [answer["media"] for answer in answers] == [path.name for path in paths]
     np.testing.assert_allclose([a["embedding"] for a in answers], original(paths), atol=1e-5)
     assert sum(batches) == 24 and len(batches) < 24, "some were computed together"
+
+
+def test_labels_of_different_requests_are_not_mixed(client: TestClient, pipeline: Pipeline, place: Path) -> None:
+    choices = [["red", "blue"], ["star", "circle", "square"], ["red", "blue"], ["a", "b"]] * 3
+
+    def ask(number: int) -> list[str]:
+        body = {"path": f"{number % 6}.png", "labels": choices[number]}
+        return [row["label"] for row in client.post("/v1/classify", json=body).json()["labels"]]
+
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(ask, range(12)))
+    for number, labels in enumerate(found):
+        expected = pipeline.classify(place / "media" / f"{number % 6}.png", choices[number])
+        assert labels == [label.text for label in expected]
 
 
 def test_a_batch_that_fails_is_asked_one_by_one() -> None:

@@ -22,6 +22,10 @@ from starlette.exceptions import HTTPException
 
 from omnivl.inference.media_index import MediaIndex
 from omnivl.inference.server.bodies import (
+    AskAnswer,
+    AskBody,
+    ClassifyAnswer,
+    ClassifyBody,
     EmbedAnswer,
     Health,
     Hit,
@@ -143,6 +147,38 @@ def add_verbs(app: FastAPI, service: Service) -> None:
             name, media = await service.media(body, upload)
             matched = await service.run("match", (media, body.text))
             return {"media": name, "text": body.text, "kind": "match", **vars(matched)}
+
+        return await service.in_time(work())
+
+    @route("/v1/ask", AskBody, AskAnswer)
+    async def ask(request: Request) -> dict[str, Any]:
+        """An answer to a question about a picture or clip, and the likeliest others."""
+
+        async def work() -> dict[str, Any]:
+            body, upload = await read_body(request, AskBody)
+            if not body.question.strip():
+                raise Refusal(400, "the question is empty")
+            name, media = await service.media(body, upload)
+            answer = await service.run("ask", (media, body.question))
+            others = [vars(other) for other in answer.alternatives]
+            found = {"text": answer.text, "score": answer.score, "alternatives": others, "times": answer.times}
+            return {"media": name, "question": body.question, "kind": "probability", **found}
+
+        return await service.in_time(work())
+
+    @route("/v1/classify", ClassifyBody, ClassifyAnswer)
+    async def classify(request: Request) -> dict[str, Any]:
+        """How probable each label is, best first."""
+
+        async def work() -> dict[str, Any]:
+            body, upload = await read_body(request, ClassifyBody)
+            name, media = await service.media(body, upload)
+            try:
+                found = await service.run("classify", (media, None if body.labels is None else tuple(body.labels)))
+            except ValueError as error:  # too few labels, or none where the model has none
+                raise Refusal(400, str(error)) from None
+            labels = [{"label": label.text, "score": label.score} for label in found]
+            return {"media": name, "labels": labels, "kind": "probability", "times": media.times}
 
         return await service.in_time(work())
 

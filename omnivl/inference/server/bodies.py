@@ -5,7 +5,7 @@ import json
 from typing import Any, Literal, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -23,6 +23,19 @@ class MediaBody(BaseModel):
 
 class MatchBody(MediaBody):
     text: str
+
+
+class AskBody(MediaBody):
+    question: str
+
+
+class ClassifyBody(MediaBody):
+    labels: list[str] | None = Field(None, description="in a form: a,b,c; none: the model's own")
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def split(cls, given: Any) -> Any:
+        return [word.strip() for word in given.split(",") if word.strip()] if isinstance(given, str) else given
 
 
 class SearchBody(MediaBody):
@@ -72,6 +85,33 @@ class TextAnswer(BaseModel):
     text: str
     score: float
     kind: Literal["logprob", "match"]
+    times: list[float] | None = None
+
+
+class Alternative(BaseModel):
+    text: str
+    score: float
+
+
+class AskAnswer(BaseModel):
+    media: str
+    question: str
+    text: str
+    score: float
+    alternatives: list[Alternative]
+    kind: Literal["probability"]
+    times: list[float] | None = None
+
+
+class Scored(BaseModel):
+    label: str
+    score: float
+
+
+class ClassifyAnswer(BaseModel):
+    media: str
+    labels: list[Scored]
+    kind: Literal["probability"]
     times: list[float] | None = None
 
 

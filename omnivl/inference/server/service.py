@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from omnivl.data.facts import read_facts
 from omnivl.data.media import BadSample
 from omnivl.inference.filters import Filters
 from omnivl.inference.media_index import Found, MediaIndex
-from omnivl.inference.pipeline import Loaded
+from omnivl.inference.pipeline import Label, Loaded
 from omnivl.inference.server.access import Roots
 from omnivl.inference.server.batching import Batcher
 from omnivl.inference.server.bodies import MediaBody, SearchBody
@@ -39,11 +39,21 @@ class Service:
                 "embed": lambda media: list(pipeline.embed(list(media))),
                 "caption": lambda media: pipeline.caption(list(media)),
                 "match": lambda pairs: pipeline.match([media for media, _ in pairs], [text for _, text in pairs]),
+                "ask": lambda pairs: pipeline.answer([media for media, _ in pairs], [text for _, text in pairs]),
+                "classify": self.classify,
                 "nearest": lambda asked: [index.nearest(*one) for one in asked],
             }
         )
         self.thumbnails = Thumbnails()
         self.readers = CapacityLimiter(READERS)
+
+    def classify(self, pairs: Sequence[tuple[Loaded, tuple[str, ...] | None]]) -> list[list[Label]]:
+        """The labels of each, best first: those with the same choice are one batch."""
+        found: dict[int, list[Label]] = {}
+        for choice in dict.fromkeys(labels for _, labels in pairs):
+            own = [number for number, (_, labels) in enumerate(pairs) if labels == choice]
+            found |= zip(own, self.index.pipeline.classify([pairs[i][0] for i in own], choice), strict=True)
+        return [found[number] for number in range(len(pairs))]
 
     def close(self) -> None:
         self.batcher.close()

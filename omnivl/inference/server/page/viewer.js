@@ -33,13 +33,17 @@ export function view(hit, similar) {
     viewer.close();
     similar(hit.path, base(hit.path), small(hit, 96));
   };
-  $("match").onsubmit = (event) => {
-    event.preventDefault();
-    const text = event.target.querySelector("input").value;
-    const said = (found) => `“${found.text}” matches with a probability of ${Math.round(100 * found.score)}%`;
-    ask(event.target.querySelector("button"), "/v1/match", { path: hit.path, text }, said);
-  };
+  const matched = (found) => `“${found.text}” matches with a probability of ${Math.round(100 * found.score)}%`;
+  onText("match", (button, text) => ask(button, "/v1/match", { path: hit.path, text }, matched));
+  onText("ask", (button, question) => ask(button, "/v1/ask", { path: hit.path, question }, (found) => found.text));
   viewer.showModal();
+}
+
+function onText(form, act) {
+  $(form).onsubmit = (event) => {
+    event.preventDefault();
+    act(event.target.querySelector("button"), event.target.querySelector("input").value);
+  };
 }
 
 function still(hit) {
