@@ -7,11 +7,11 @@ the loader's business. This room knows no step, no rank and no model.
 
 import errno
 import logging
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -22,6 +22,8 @@ from omnivl.data import shapes, world
 from omnivl.data.annotations import FORMATS, Annotations, Item
 from omnivl.data.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind, read_image, read_video, resolve
 from omnivl.data.sample import BadSample, Sample
+from omnivl.data.shard_index import IMAGE, UNREADABLE, VIDEO
+from omnivl.data.shards import Captions, Chosen, Shards, open_shards
 from omnivl.data.transforms import augment
 from omnivl.prompts import draw_prompt, fill, label_prompts
 
@@ -140,6 +142,8 @@ class FileSource:
     """
 
     group_size = 1
+    by_medium: Mapping[str, Sequence[Item]]
+    all_texts: Sequence[str]
 
     def __init__(self, name: str, annotations: Annotations, data: DataConfig) -> None:
         self.name, self.prompts, self.labels = name, data.prompts, annotations.labels
@@ -148,9 +152,7 @@ class FileSource:
         left_out["items without caption or label"] += len(annotations.items) - len(items)
         if not items:
             raise ValueError(f'{name} has no captions and no labels: its rows need "caption" or "label"')
-        for reason, count in left_out.items():
-            if count:
-                log.warning("%s: left out: %d %s", name, count, reason)
+        self._tell_of(left_out)
         media: list[str] = []  # of each item, "" where it cannot be read
         bad: list[str] = []
         for item in items:
@@ -161,16 +163,21 @@ class FileSource:
                 bad.append(str(error))
         self._judge(bad, len(items), data)
         readable = Counter(filter(None, media))
-        self.by_medium: dict[str, list[Item]] = {"image": [], "video": []}
+        by_medium: dict[str, list[Item]] = {"image": [], "video": []}
         for item, medium in zip(items, media, strict=True):
-            self.by_medium[medium or likely_medium(item, readable)].append(item)
-        self.named = [
-            text
-            for medium, own in self.by_medium.items()
-            if own
-            for text in prompted(self.labels, medium, self.prompts)
-        ]
-        self.all_texts = [caption for item in items for caption in item.captions] or self.named
+            by_medium[medium or likely_medium(item, readable)].append(item)
+        self._hold(by_medium, [caption for item in items for caption in item.captions])
+
+    def _tell_of(self, left_out: Mapping[str, int]) -> None:
+        for reason, count in left_out.items():
+            if count:
+                log.warning("%s: left out: %d %s", self.name, count, reason)
+
+    def _hold(self, by_medium: Mapping[str, Sequence[Item]], captions: Sequence[str]) -> None:
+        self.by_medium = by_medium
+        shown = [medium for medium, own in by_medium.items() if own]
+        self.named = [text for medium in shown for text in prompted(self.labels, medium, self.prompts)]
+        self.all_texts = captions or self.named
 
     def _judge(self, bad: list[str], total: int, data: DataConfig) -> None:
         if not bad:
@@ -188,8 +195,8 @@ class FileSource:
     def read(self, medium: str, index: int, rng: np.random.Generator, ask: Ask) -> Sample:
         if medium == "text":
             return Sample(None, self.all_texts[index])
-        item = self.by_medium[medium][index]
-        frames, times = self.frames(medium, index, ask)
+        item = self.item(medium, index)
+        frames, times = frames_of(item, medium, ask.num_frames)
         # an item with captions and a label is text data; a label alone becomes a text through a prompt
         if item.captions:
             text, label = item.captions[int(rng.integers(len(item.captions)))], ""
@@ -197,16 +204,55 @@ class FileSource:
             text, label = draw_prompt(item.label, medium, rng, self.prompts), item.label
         return Sample(ask.fit(frames, text, rng), text, label, item.key, times)
 
+    def item(self, medium: str, index: int) -> Item:
+        return self.by_medium[medium][index]
+
     def frames(self, medium: str, index: int, ask: Ask) -> tuple[np.ndarray, tuple[float, ...]]:
-        """An item's frames (T, H, W, 3) as they are, and their times in seconds. Raises BadSample."""
-        item = self.by_medium[medium][index]
-        if medium == "image":
-            return np.asarray(patiently(item, lambda: read_image(item.source)))[None], ()
-        clip = patiently(item, lambda: read_video(item.source, ask.num_frames, item.start, item.end))
-        return clip.frames, clip.times
+        return frames_of(self.item(medium, index), medium, ask.num_frames)
 
     def texts(self, limit: int) -> list[str]:
-        return list(dict.fromkeys(self.named + self.all_texts))[:limit]
+        found: dict[str, None] = {}
+        for text in chain(self.named, self.all_texts):
+            if len(found) >= limit:
+                break
+            found[text] = None
+        return list(found)
+
+
+class ShardSource(FileSource):
+    """Samples of webdataset tars. Their index tells what each is, so that none is opened before its turn."""
+
+    def __init__(self, name: str, shards: Shards, data: DataConfig) -> None:
+        self.name, self.prompts, self.labels = name, data.prompts, shards.labels
+        told = (shards.samples["captions"] > 0) | (shards.samples["label"] >= 0)
+        if not told.any():
+            raise ValueError(f"{name} has no captions and no labels: it holds questions alone")
+        self._tell_of({**shards.dropped, "samples without caption or label": int((~told).sum())})
+        media = shards.samples["medium"].copy()
+        readable = Counter({"image": int((media == IMAGE).sum()), "video": int((media == VIDEO).sum())})
+        bad = []
+        for place in np.flatnonzero(told & (media == UNREADABLE)).tolist():
+            try:
+                medium_of(shards[place])
+            except BadSample as error:
+                bad.append(str(error))
+            media[place] = VIDEO if likely_medium(shards[place], readable) == "video" else IMAGE
+        self._judge(bad, int(told.sum()), data)
+        self._hold(
+            {m: Chosen(shards, np.flatnonzero(told & (media == n))) for m, n in (("image", IMAGE), ("video", VIDEO))},
+            Captions(Chosen(shards, np.flatnonzero(told))),
+        )
+
+    def item(self, medium: str, index: int) -> Item:
+        return patiently(f"{self.name}, {medium} {index}", lambda: self.by_medium[medium][index])
+
+
+def frames_of(item: Item, medium: str, num_frames: int) -> tuple[np.ndarray, tuple[float, ...]]:
+    """An item's frames (T, H, W, 3) as they are, and their times in seconds. Raises BadSample."""
+    if medium == "image":
+        return np.asarray(patiently(item.media, lambda: read_image(item.source)))[None], ()
+    clip = patiently(item.media, lambda: read_video(item.source, num_frames, item.start, item.end))
+    return clip.frames, clip.times
 
 
 def prompted(names: Iterable[str], medium: str, prompts: Sequence[str]) -> list[str]:
@@ -219,9 +265,9 @@ def medium_of(item: Item) -> str:
 
     Raises BadSample where it is missing, or no media.
     """
-    if os.path.isdir(resolve(item.media)):
+    if resolve(item.media).is_dir():
         return "video"
-    found = patiently(item, lambda: kind(item.source))
+    found = patiently(item.media, lambda: kind(item.source))
     return found if item.start is None and item.end is None else "video"
 
 
@@ -235,8 +281,8 @@ def likely_medium(item: Item, readable: Counter[str]) -> str:
     return named if readable[named] else readable.most_common(1)[0][0]
 
 
-def patiently(item: Item, read: Callable[[], T]) -> T:
-    """What `read` gives; tried again where a disk or network failed for a moment. Raises BadSample."""
+def patiently(name: object, read: Callable[[], T]) -> T:
+    """What `read` gives; tried again where a disk or network failed for a moment. Raises BadSample, with the name."""
     for wait in (*WAITS, None):
         try:
             return read()
@@ -245,19 +291,40 @@ def patiently(item: Item, read: Callable[[], T]) -> T:
             if wait is None or not (isinstance(cause, OSError) and cause.errno in PASSING):
                 if isinstance(error, BadSample):
                     raise
-                raise BadSample(f"{item.media}: cannot be read ({error.strerror or error})") from error
+                raise BadSample(f"{name}: cannot be read ({error.strerror or error})") from error
         time.sleep(wait)
     raise AssertionError("the last try returns or raises")
 
 
+def open_items(spec: str, root: str, split: str) -> tuple[Sequence[Item], Mapping[str, int]]:
+    """The items of FORMAT:ANNOTATIONS, and what was left out of them. Raises ValueError as `open_source` does."""
+    name, annotations = parted(spec)
+    if name == "world":
+        raise ValueError(f"{spec} is rendered, it has no files")
+    if name == "shards":
+        shards = open_shards(annotations)
+        return shards, shards.dropped
+    found = FORMATS[name](Path(annotations).expanduser(), Path(root).expanduser() if root else None, split)
+    return found.items, found.dropped
+
+
 def open_source(spec: str, data: DataConfig) -> Source:
     """FORMAT:ANNOTATIONS as a source. Raises ValueError (one sentence) for an unknown format or a bad file."""
-    name, colon, annotations = spec.partition(":")
-    if not colon or name not in (*FORMATS, "world"):
-        raise ValueError(f"{spec!r} is not a data source: write FORMAT:FILE, FORMAT one of world, {', '.join(FORMATS)}")
+    name, annotations = parted(spec)
     if name == "world":
         return WorldSource(annotations, data.split, data.group_size, data.prompts)
-    if not annotations:
-        raise ValueError(f"{spec!r} names no file: write {name}:FILE")
+    if name == "shards":
+        return ShardSource(spec, open_shards(annotations, strict=data.on_bad_sample == "raise"), data)
     root = Path(data.root).expanduser() if data.root else None
     return FileSource(spec, FORMATS[name](Path(annotations).expanduser(), root, data.split), data)
+
+
+def parted(spec: str) -> tuple[str, str]:
+    """(FORMAT, ANNOTATIONS)."""
+    name, colon, annotations = spec.partition(":")
+    known = ("world", *FORMATS, "shards")
+    if not colon or name not in known:
+        raise ValueError(f"{spec!r} is not a data source: write FORMAT:FILE, FORMAT one of {', '.join(known)}")
+    if not annotations and name != "world":
+        raise ValueError(f"{spec!r} names no file: write {name}:FILE")
+    return name, annotations
