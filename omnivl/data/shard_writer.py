@@ -174,7 +174,7 @@ def size_of(source: Path | bytes | Member) -> int:
 def prepared(number: int, item: Item, labels: Mapping[str, int]) -> Ready:
     """An item as a sample. Its media are decoded once, so that what a shard holds can be read."""
     try:
-        if resolve(item.media).is_dir():
+        if os.path.isdir(resolve(item.media)):
             raise BadSample(f"{item.media}: is a folder of pictures; a shard holds files")
         medium = medium_of(item)
         frames_of(item, medium, 1)

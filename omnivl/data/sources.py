@@ -7,6 +7,7 @@ the loader's business. This room knows no step, no rank and no model.
 
 import errno
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from omnivl.data.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind, read_ima
 from omnivl.data.sample import BadSample, Sample
 from omnivl.data.shard_index import IMAGE, UNREADABLE, VIDEO
 from omnivl.data.shards import Captions, Chosen, Shards, open_shards
-from omnivl.data.transforms import augment
+from omnivl.data.transforms import Frames, augment
 from omnivl.prompts import draw_prompt, fill, label_prompts
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class Ask:
         augmentation = (data.min_crop, data.flip, data.augment_ops, data.augment_magnitude)
         return cls(model.vision.image_size, data.num_frames, model.interpolation, *augmentation)
 
-    def fit(self, frames: np.ndarray, text: str, rng: np.random.Generator) -> np.ndarray:
+    def fit(self, frames: Frames, text: str, rng: np.random.Generator) -> np.ndarray:
         """Frames (T, H, W, 3) as (T, image_size, image_size, 3), augmented alike."""
         return augment(
             frames,
@@ -196,7 +197,7 @@ class FileSource:
         if medium == "text":
             return Sample(None, self.all_texts[index])
         item = self.item(medium, index)
-        frames, times = frames_of(item, medium, ask.num_frames)
+        frames, times = looked_at(item, medium, ask.num_frames)
         # an item with captions and a label is text data; a label alone becomes a text through a prompt
         if item.captions:
             text, label = item.captions[int(rng.integers(len(item.captions)))], ""
@@ -249,8 +250,14 @@ class ShardSource(FileSource):
 
 def frames_of(item: Item, medium: str, num_frames: int) -> tuple[np.ndarray, tuple[float, ...]]:
     """An item's frames (T, H, W, 3) as they are, and their times in seconds. Raises BadSample."""
+    frames, times = looked_at(item, medium, num_frames)
+    return frames if isinstance(frames, np.ndarray) else np.asarray(frames)[None], times
+
+
+def looked_at(item: Item, medium: str, num_frames: int) -> tuple[Frames, tuple[float, ...]]:
+    """The same, a picture as Pillow's own."""
     if medium == "image":
-        return np.asarray(patiently(item.media, lambda: read_image(item.source)))[None], ()
+        return patiently(item.media, lambda: read_image(item.source)), ()
     clip = patiently(item.media, lambda: read_video(item.source, num_frames, item.start, item.end))
     return clip.frames, clip.times
 
@@ -265,7 +272,7 @@ def medium_of(item: Item) -> str:
 
     Raises BadSample where it is missing, or no media.
     """
-    if resolve(item.media).is_dir():
+    if os.path.isdir(resolve(item.media)):
         return "video"
     found = patiently(item.media, lambda: kind(item.source))
     return found if item.start is None and item.end is None else "video"
