@@ -21,6 +21,7 @@ from omnivl.config import read_json
 from omnivl.results import commit, machine
 from omnivl.train.checkpoint import write_json
 
+SHARE = 0.5  # a goal below this is a share that should not be exceeded, any other a ratio that should be reached
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
 PAGE = """# Speed, each beside a named peer
@@ -44,8 +45,8 @@ A ratio is the peer's time divided by ours: above 1, ours is faster. A share is 
 @dataclass(frozen=True)
 class Row:
     """One figure. `ours` and `peer` are median seconds; `ratio` is the median of peer / ours over `n` pairs, or where
-    the goal is a largest share, of ours / peer. `settings` say what was timed, and hold `us`, `them`, and `goal` where
-    there is one."""
+    the goal is a largest share (below SHARE), of ours / peer. `settings` say what was timed, and hold `us`, `them`, and
+    `goal` where there is one."""
 
     benchmark: str
     ours: float
@@ -56,7 +57,7 @@ class Row:
 
     @property
     def is_share(self) -> bool:
-        return 0 < self.settings.get("goal", 0) < 1
+        return 0 < self.settings.get("goal", 0) < SHARE
 
     @property
     def met(self) -> bool:
@@ -78,7 +79,7 @@ def take_turns(ours: Callable[[], object], peer: Callable[[], object], pairs: in
 
 def against(benchmark: str, times: Sequence[tuple[float, float]], settings: dict[str, Any]) -> Row:
     """The row of pairs of seconds (ours, peer)."""
-    share = 0 < settings.get("goal", 0) < 1
+    share = 0 < settings.get("goal", 0) < SHARE
     ratio = statistics.median(a / b if share else b / a for a, b in times)
     ours, peer = (statistics.median(side) for side in zip(*times, strict=True))
     return Row(benchmark, round(ours, 4), round(peer, 4), round(ratio, 4), len(times), settings)

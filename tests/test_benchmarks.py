@@ -1,13 +1,15 @@
 """The two sides of each benchmark do the same work, on tiny shapes; no time is asserted."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import common, generation, momentum, search, train_step, video_encoder
+from benchmarks import common, generation, loader, momentum, search, train_step, video_encoder
+from omnivl.data.sample import Batch
 from omnivl.model import VisualEncoder
 from omnivl.model.generation import Writer
 
@@ -74,3 +76,32 @@ def test_ratios_are_medians_of_pairs_and_are_published_once_each(tmp_path: Path)
     found = json.loads((tmp_path / "benchmarks.json").read_text())["results"]
     assert [(r["benchmark"], r["ratio"]) for r in found] == [("a", 1.1), ("b", 0.01)]
     assert "1.10 (missed)" in (tmp_path / "benchmarks.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> loader.Bench:
+    return loader.Bench(tmp_path_factory.mktemp("bench"), loader.TINY)
+
+
+def test_loaders_and_the_bare_loop_go_through_the_same_pictures_and_clips(bench: loader.Bench) -> None:
+    def seen(batches: Iterable[Batch]) -> set[bytes]:
+        found = [pixels.permute(0, 2, 3, 1).numpy().tobytes() for batch in batches for pixels in tensors(batch)]
+        assert len(found) == len(set(found))
+        return set(found)
+
+    def tensors(batch: Batch) -> torch.Tensor:
+        assert batch.pixels is not None
+        return batch.pixels
+
+    for medium, paths in bench.files.items():
+        wanted = {bench.decode(medium, path).tobytes() for path in paths}
+        assert len(wanted) == len(paths)
+        assert seen(bench.loader(f"manifest:{bench.manifests[medium]}", medium)()) == wanted
+        if medium == "image":
+            assert seen(bench.loader(f"shards:{bench.tars}", medium)()) == seen(bench.webdataset()) == wanted
+
+
+def test_a_loader_s_goal_is_a_ratio_and_no_share(bench: loader.Bench) -> None:
+    bench.bare("image")
+    row = common.against("c", [(1.0, 0.95)], {"goal": 0.9, "us": "ours", "them": "theirs"})
+    assert not row.is_share and row.met and row.ratio == 0.95

@@ -1,4 +1,4 @@
-"""data: what data sets can be read (formats), and what is wrong with one (check)."""
+"""data: what data sets can be read (formats), and what is wrong with one (check); shard is in `sharding`."""
 
 import argparse
 import dataclasses
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnivl.cli import sharding
 from omnivl.cli.common import new_command
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Any) -> None:
-    text = "what data sets can be read; what is wrong with one"
+    text = "what data sets can be read; what is wrong with one; write one as shards"
     made = commands.add_parser("data", help=text, description=text, allow_abbrev=False)
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -26,6 +27,8 @@ def add_commands(commands: Any) -> None:
     checked.add_argument("--root", help="where media paths start (default: the file's folder)")
     checked.add_argument("--split", default="train", help="(default: train)")
     checked.add_argument("--json", action="store_true", help="the whole report as JSON")
+
+    sharding.add_shard(verbs)
 
 
 def formats(options: argparse.Namespace) -> int:

@@ -16,8 +16,9 @@ from typing import BinaryIO
 from omnivl.data.clips import warn
 from omnivl.data.images import bad
 from omnivl.data.sample import BadSample
+from omnivl.data.tar import Member
 
-Source = str | os.PathLike[str] | bytes | BinaryIO  # a path, the bytes of a file, or an open file
+Source = str | os.PathLike[str] | bytes | BinaryIO | Member  # a path, the bytes of a file, an open file, one in a tar
 
 IMAGE_EXTENSIONS = frozenset(
     f".{name}"
@@ -184,6 +185,8 @@ def opened(source: Source) -> Iterator[tuple[BinaryIO, str, Path | None]]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         yield io.BytesIO(source), "the given bytes", None
         return
+    if isinstance(source, Member):
+        source = source.open()
     if not isinstance(source, (str, os.PathLike)):
         seekable = source if source.seekable() else io.BytesIO(source.read())
         yield seekable, str(getattr(source, "name", "the given file")), None

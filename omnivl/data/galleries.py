@@ -58,7 +58,7 @@ def world_reverse(split: str, num_clips: int, seed: int, ask: Ask) -> tuple[Gall
 
 
 def file_gallery(source: FileSource, split: str, medium: str, ask: Ask, views: Views = ONE) -> Gallery:
-    items = source.by_medium[medium]
+    items = list(source.by_medium[medium])  # each read once, also from shards
     clips, crops = views_of(medium, views)
     more = replace(ask, num_frames=clips * ask.num_frames)
     return Gallery(

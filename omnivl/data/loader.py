@@ -6,6 +6,7 @@ about bad samples: all of this is ours. This room never sees the model.
 """
 
 import atexit
+import gc
 import signal
 import sys
 import weakref
@@ -140,7 +141,9 @@ def _close(arriving: weakref.ref[Any]) -> None:
 
 def follow_the_parent(worker: int) -> None:
     """Ctrl-C, and a SIGTERM to a whole group of processes, reach workers too: they go on until the parent has done, and
-    say nothing when it hangs up."""
+    say nothing when it hangs up. What they were given at their start is left out of garbage collection, which would
+    touch all of it, and so copy it."""
+    gc.freeze()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     sys.excepthook = _unless_hung_up  # of the thread that hands over tensors; other errors are passed on by torch

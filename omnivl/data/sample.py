@@ -5,6 +5,7 @@ by its label key. Axes: B samples, T frames, C colours, H height, W width, L tok
 """
 
 import hashlib
+import math
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from omnivl import distributed
 
@@ -83,6 +85,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Small tensors go to another process by value: each shared one costs it a file of its own."""
+        return {n: v.numpy(force=True) if n in ("ids", "mask", "labels") else v for n, v in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update((n, torch.from_numpy(v) if isinstance(v, np.ndarray) else v) for n, v in state.items())
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         pixels = None if self.pixels is None else change(self.pixels)
         answers = None if self.answers is None else self.answers.map(change)
@@ -149,10 +158,16 @@ def collate_answers(samples: Sequence[Sample], tokenizer: Any, max_tokens: int) 
 
 
 def stacked(frames: Sequence[np.ndarray]) -> Tensor:
-    """Arrays (T, H, W, C) uint8 of one shape as one tensor (B, T, C, H, W)."""
+    """Arrays (T, H, W, C) uint8 of one shape as one tensor (B, T, C, H, W); in a worker, written where the parent will
+    read it, as torch's own collate does, else it would be copied there."""
     t, h, w, c = frames[0].shape
-    out = np.empty((len(frames), t, c, h, w), np.uint8)
-    return torch.from_numpy(np.stack([each.transpose(0, 3, 1, 2) for each in frames], out=out))
+    shape = len(frames), t, c, h, w
+    if get_worker_info() is None:
+        out = torch.empty(shape, dtype=torch.uint8)
+    else:
+        out = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(math.prod(shape))).view(shape)
+    np.stack([each.transpose(0, 3, 1, 2) for each in frames], out=out.numpy())
+    return out
 
 
 @dataclass

@@ -10,8 +10,9 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -23,7 +24,9 @@ from omnivl.data.annotations import FORMATS, Annotations, Item
 from omnivl.data.asked import ANSWERS, QUESTIONS, questions_about
 from omnivl.data.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind, read_image, read_video, resolve
 from omnivl.data.sample import BadSample, Question, Sample
-from omnivl.data.transforms import augment
+from omnivl.data.shard_index import IMAGE, UNREADABLE, VIDEO
+from omnivl.data.shards import Captions, Chosen, Shards, open_shards
+from omnivl.data.transforms import Frames, augment
 from omnivl.prompts import draw_prompt, fill, label_prompts
 
 T = TypeVar("T")
@@ -59,7 +62,7 @@ class Ask:
         augmentation = (data.min_crop, data.flip, data.augment_ops, data.augment_magnitude)
         return cls(model.vision.image_size, data.num_frames, model.interpolation, *augmentation)
 
-    def fit(self, frames: np.ndarray, text: str, rng: np.random.Generator) -> np.ndarray:
+    def fit(self, frames: Frames, text: str, rng: np.random.Generator) -> np.ndarray:
         """Frames (T, H, W, 3) as (T, image_size, image_size, 3), augmented alike."""
         return augment(
             frames,
@@ -153,6 +156,8 @@ class FileSource:
     """
 
     group_size = 1
+    by_medium: Mapping[str, Sequence[Item]]
+    all_texts: Sequence[str]
 
     def __init__(self, name: str, annotations: Annotations, data: DataConfig) -> None:
         self.name, self.prompts, self.labels = name, data.prompts, annotations.labels
@@ -165,9 +170,7 @@ class FileSource:
             none = " and no ".join(part.removesuffix("s") + "s" for part in wanted)
             needed = " or ".join(f'"{part.removesuffix("s")}"' for part in wanted)
             raise ValueError(f"{name} has no {none}: its rows need {needed}")
-        for reason, count in left_out.items():
-            if count:
-                log.warning("%s: left out: %d %s", name, count, reason)
+        self._tell_of(left_out)
         media: list[str] = []  # of each item, "" where it cannot be read
         bad: list[str] = []
         for item in items:
@@ -178,23 +181,30 @@ class FileSource:
                 bad.append(str(error))
         self._judge(bad, len(items), data)
         readable = Counter(filter(None, media))
-        self.by_medium: dict[str, list[Item]] = {"image": [], "video": []}
+        by_medium: dict[str, list[Item]] = {"image": [], "video": []}
         for item, medium in zip(items, media, strict=True):
-            self.by_medium[medium or likely_medium(item, readable)].append(item)
-        self.asked: dict[str, list[tuple[int, Question]]] = {  # the questions that can be learnt from, and their items
-            medium: [(i, asked) for i, item in enumerate(own) for asked in item.questions if asked.answers]
-            for medium, own in self.by_medium.items()
-        }
-        self.named = [
-            text
-            for medium, own in self.by_medium.items()
-            if own
-            for text in prompted(self.labels, medium, self.prompts)
-        ]
-        self.all_texts = [caption for item in items for caption in item.captions] or self.named
+            by_medium[medium or likely_medium(item, readable)].append(item)
+        self._hold(by_medium, [caption for item in items for caption in item.captions])
+
+    def _tell_of(self, left_out: Mapping[str, int]) -> None:
+        for reason, count in left_out.items():
+            if count:
+                log.warning("%s: left out: %d %s", self.name, count, reason)
+
+    def _hold(self, by_medium: Mapping[str, Sequence[Item]], captions: Sequence[str]) -> None:
+        self.by_medium = by_medium
+        shown = [medium for medium, own in by_medium.items() if own]
+        self.named = [text for medium in shown for text in prompted(self.labels, medium, self.prompts)]
+        self.all_texts = captions or self.named
         if self.reads == "questions":
-            said = [(asked.text, *(text for text, _ in asked.answers)) for item in items for asked in item.questions]
-            self.all_texts = [text for texts in said for text in texts]
+            self._hold_questions()
+
+    def _hold_questions(self) -> None:
+        """The questions that can be learnt from, each with its item's number, and all their texts."""
+        asked = {m: [(i, q) for i, item in enumerate(own) for q in item.questions] for m, own in self.by_medium.items()}
+        self.asked = {medium: [(i, q) for i, q in own if q.answers] for medium, own in asked.items()}
+        questions = [q for own in asked.values() for _, q in own]
+        self.all_texts = [text for q in questions for text in (q.text, *(answer for answer, _ in q.answers))]
 
     def _judge(self, bad: list[str], total: int, data: DataConfig) -> None:
         if not bad:
@@ -216,8 +226,8 @@ class FileSource:
             return Sample(None, self.all_texts[index])
         if self.reads == "questions":
             return self.read_question(medium, *self.asked[medium][index], rng, ask)
-        item = self.by_medium[medium][index]
-        frames, times = self.frames(medium, index, ask)
+        item = self.item(medium, index)
+        frames, times = looked_at(item, medium, ask.num_frames)
         # an item with captions and a label is text data; a label alone becomes a text through a prompt
         if item.captions and self.reads != "labels":
             text, label = item.captions[int(rng.integers(len(item.captions)))], ""
@@ -232,16 +242,73 @@ class FileSource:
         key = asked.id or self.by_medium[medium][index].key
         return Sample(ask.fit(frames, told, rng), asked.text, answers=asked.answers, key=key, times=times)
 
+    def item(self, medium: str, index: int) -> Item:
+        return self.by_medium[medium][index]
+
     def frames(self, medium: str, index: int, ask: Ask) -> tuple[np.ndarray, tuple[float, ...]]:
-        """An item's frames (T, H, W, 3) as they are, and their times in seconds. Raises BadSample."""
-        item = self.by_medium[medium][index]
-        if medium == "image":
-            return np.asarray(patiently(item, lambda: read_image(item.source)))[None], ()
-        clip = patiently(item, lambda: read_video(item.source, ask.num_frames, item.start, item.end))
-        return clip.frames, clip.times
+        return frames_of(self.item(medium, index), medium, ask.num_frames)
 
     def texts(self, limit: int) -> list[str]:
-        return list(dict.fromkeys(self.named + self.all_texts))[:limit]
+        found: dict[str, None] = {}
+        for text in chain(self.named, self.all_texts):
+            if len(found) >= limit:
+                break
+            found[text] = None
+        return list(found)
+
+
+class ShardSource(FileSource):
+    """Samples of webdataset tars. Their index tells what each is, so that none is opened before its turn."""
+
+    def __init__(self, name: str, shards: Shards, data: DataConfig) -> None:
+        self.name, self.prompts, self.labels, self.reads = name, data.prompts, shards.labels, data.reads
+        wanted = WANTED[data.reads]
+        all_of_them = np.ones(
+            len(shards), bool
+        )  # the index does not tell which are asked about
+        has = {
+            "captions": shards.samples["captions"] > 0,
+            "label": shards.samples["label"] >= 0,
+            "questions": all_of_them,
+        }
+        told = np.logical_or.reduce([has[part] for part in wanted])
+        needed = " or ".join(part.removesuffix("s") for part in wanted)
+        if not told.any():
+            raise ValueError(f"{name} has no samples with a {needed}")
+        self._tell_of({**shards.dropped, f"samples without {needed}": int((~told).sum())})
+        media = shards.samples["medium"].copy()
+        readable = Counter({"image": int((media == IMAGE).sum()), "video": int((media == VIDEO).sum())})
+        bad = []
+        for place in np.flatnonzero(told & (media == UNREADABLE)).tolist():
+            try:
+                medium_of(shards[place])
+            except BadSample as error:
+                bad.append(str(error))
+            media[place] = VIDEO if likely_medium(shards[place], readable) == "video" else IMAGE
+        self._judge(bad, int(told.sum()), data)
+        self._hold(
+            {m: Chosen(shards, np.flatnonzero(told & (media == n))) for m, n in (("image", IMAGE), ("video", VIDEO))},
+            Captions(Chosen(shards, np.flatnonzero(told))),
+        )
+        if self.reads == "questions" and not any(self.asked.values()):
+            raise ValueError(f"{name} has no questions with answers")
+
+    def item(self, medium: str, index: int) -> Item:
+        return patiently(f"{self.name}, {medium} {index}", lambda: self.by_medium[medium][index])
+
+
+def frames_of(item: Item, medium: str, num_frames: int) -> tuple[np.ndarray, tuple[float, ...]]:
+    """An item's frames (T, H, W, 3) as they are, and their times in seconds. Raises BadSample."""
+    frames, times = looked_at(item, medium, num_frames)
+    return frames if isinstance(frames, np.ndarray) else np.asarray(frames)[None], times
+
+
+def looked_at(item: Item, medium: str, num_frames: int) -> tuple[Frames, tuple[float, ...]]:
+    """The same, a picture as Pillow's own."""
+    if medium == "image":
+        return patiently(item.media, lambda: read_image(item.source)), ()
+    clip = patiently(item.media, lambda: read_video(item.source, num_frames, item.start, item.end))
+    return clip.frames, clip.times
 
 
 # What a sample is made of, by DataConfig.reads: the fields of an item of which it needs one.
@@ -260,7 +327,7 @@ def medium_of(item: Item) -> str:
     """
     if os.path.isdir(resolve(item.media)):
         return "video"
-    found = patiently(item, lambda: kind(item.source))
+    found = patiently(item.media, lambda: kind(item.source))
     return found if item.start is None and item.end is None else "video"
 
 
@@ -274,8 +341,8 @@ def likely_medium(item: Item, readable: Counter[str]) -> str:
     return named if readable[named] else readable.most_common(1)[0][0]
 
 
-def patiently(item: Item, read: Callable[[], T]) -> T:
-    """What `read` gives; tried again where a disk or network failed for a moment. Raises BadSample."""
+def patiently(name: object, read: Callable[[], T]) -> T:
+    """What `read` gives; tried again where a disk or network failed for a moment. Raises BadSample, with the name."""
     for wait in (*WAITS, None):
         try:
             return read()
@@ -284,7 +351,7 @@ def patiently(item: Item, read: Callable[[], T]) -> T:
             if wait is None or not (isinstance(cause, OSError) and cause.errno in PASSING):
                 if isinstance(error, BadSample):
                     raise
-                raise BadSample(f"{item.media}: cannot be read ({error.strerror or error})") from error
+                raise BadSample(f"{name}: cannot be read ({error.strerror or error})") from error
         time.sleep(wait)
     raise AssertionError("the last try returns or raises")
 
@@ -294,20 +361,43 @@ def classes_of(source: Source, media: Sequence[str]) -> list[str]:
     does not list them."""
     if isinstance(source, WorldSource):
         return [name for medium in media for name in (shapes.SHAPES if medium == "image" else world.MOTIONS)]
+    if isinstance(source, ShardSource):
+        return source.labels
     if isinstance(source, FileSource):
         present = {item.label for medium in media for item in source.by_medium[medium]}
         return [name for name in source.labels if name in present]
     raise ValueError(f"{source.name} does not list its classes: finetune a classifier on class folders or a manifest")
 
 
+def open_items(spec: str, root: str, split: str) -> tuple[Sequence[Item], Mapping[str, int]]:
+    """The items of FORMAT:ANNOTATIONS, and what was left out of them. Raises ValueError as `open_source` does."""
+    name, annotations = parted(spec)
+    if name == "world":
+        raise ValueError(f"{spec} is rendered, it has no files")
+    if name == "shards":
+        shards = open_shards(annotations)
+        return shards, shards.dropped
+    found = FORMATS[name](Path(annotations).expanduser(), Path(root).expanduser() if root else None, split)
+    return found.items, found.dropped
+
+
 def open_source(spec: str, data: DataConfig) -> Source:
     """FORMAT:ANNOTATIONS as a source. Raises ValueError (one sentence) for an unknown format or a bad file."""
-    name, colon, annotations = spec.partition(":")
-    if not colon or name not in (*FORMATS, "world"):
-        raise ValueError(f"{spec!r} is not a data source: write FORMAT:FILE, FORMAT one of world, {', '.join(FORMATS)}")
+    name, annotations = parted(spec)
     if name == "world":
         return WorldSource(annotations, data.split, data.group_size, data.prompts, data.reads)
-    if not annotations:
-        raise ValueError(f"{spec!r} names no file: write {name}:FILE")
+    if name == "shards":
+        return ShardSource(spec, open_shards(annotations, strict=data.on_bad_sample == "raise"), data)
     root = Path(data.root).expanduser() if data.root else None
     return FileSource(spec, FORMATS[name](Path(annotations).expanduser(), root, data.split), data)
+
+
+def parted(spec: str) -> tuple[str, str]:
+    """(FORMAT, ANNOTATIONS)."""
+    name, colon, annotations = spec.partition(":")
+    known = ("world", *FORMATS, "shards")
+    if not colon or name not in known:
+        raise ValueError(f"{spec!r} is not a data source: write FORMAT:FILE, FORMAT one of {', '.join(known)}")
+    if not annotations and name != "world":
+        raise ValueError(f"{spec!r} names no file: write {name}:FILE")
+    return name, annotations

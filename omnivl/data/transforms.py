@@ -25,12 +25,16 @@ SIDES = re.compile(
 )
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+Frames = np.ndarray | Image.Image  # a picture may come as Pillow's own, which spares two copies of its full size
 
 
-def resize(frames: np.ndarray, size: int, interpolation: str = "bicubic") -> np.ndarray:
+def resize(frames: Frames, size: int, interpolation: str = "bicubic") -> np.ndarray:
     """(T, H, W, 3) to (T, size, size, 3), antialiased; unchanged where it fits."""
     if size < 1:
         raise ValueError(f"the size of a picture must be 1 or more, got {size}")
+    if isinstance(frames, Image.Image):
+        fits = frames.size == (size, size)
+        return np.asarray(frames if fits else frames.resize((size, size), INTERPOLATIONS[interpolation]))[None]
     if frames.shape[1:3] == (size, size):
         return frames
     how = INTERPOLATIONS[interpolation]
@@ -59,9 +63,11 @@ def spatial_crops(
 
 
 def random_resized_crop(
-    frames: np.ndarray, size: int, rng: np.random.Generator, min_scale: float, interpolation: str = "bicubic"
+    frames: Frames, size: int, rng: np.random.Generator, min_scale: float, interpolation: str = "bicubic"
 ) -> np.ndarray:
     """One random box of `min_scale` to all of the area, 3:4 to 4:3, cut from every frame and resized to a square."""
+    if isinstance(frames, Image.Image):
+        return resize(frames.crop(crop_box(frames.height, frames.width, rng, min_scale)), size, interpolation)
     left, top, right, bottom = crop_box(frames.shape[1], frames.shape[2], rng, min_scale)
     return resize(frames[:, top:bottom, left:right], size, interpolation)
 
@@ -93,7 +99,7 @@ def mentions_sides(text: str) -> bool:
 
 
 def augment(
-    frames: np.ndarray,
+    frames: Frames,
     size: int,
     rng: np.random.Generator,
     *,

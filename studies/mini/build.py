@@ -1,9 +1,10 @@
-"""Build the mini benchmark: fetch pinned packages, write pictures and clips, and the manifests that split them.
+"""Build the mini benchmark: fetch pinned packages, write pictures and clips, the manifests that split them, and shards.
 
     python studies/mini/build.py [OUT] [--size 64] [--parts emoji flare]
 
 Everything goes under OUT (runs/mini-data unless given), nothing of it into the repository. An interrupted build goes
-on: archives and media that are there are kept. Exit 2 with one sentence where a package cannot be had.
+on: archives, media and shards that are there are kept. Shards are read back whole, and must equal the manifests. Exit 2
+with one sentence where a package cannot be had, or OUT holds shards of an older build.
 """
 
 import argparse
@@ -14,18 +15,26 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the command is a path, so the repository is not on it
 
+from omnivl.data.annotations import Item, read_manifest
+from omnivl.data.shard_writer import write_shards
+from omnivl.data.shards import open_shards
+from omnivl.data.tar import Member
 from studies.mini import emoji, flare
 from studies.mini.packages import PACKAGES, PackageError, fetch
+from studies.mini.questions import about_clip, about_drawing
 from studies.mini.splits import SPECIES_SPLIT, emoji_split
 
 Row = dict[str, str]
-Manifests = dict[str, list[Row]]
+Manifests = dict[str, list[Row]]  # of each item one row with all its texts, and then one for each question
+
+SHARD_SIZE = 20_000_000  # bytes
 
 
 def emoji_part(archives: dict[str, Path], out: Path, size: int) -> tuple[Manifests, dict[str, Any]]:
@@ -50,6 +59,7 @@ def emoji_part(archives: dict[str, Path], out: Path, size: int) -> tuple[Manifes
                     "id": f"{hand}/{drawing.name.code}",
                 }
             )
+            manifests[f"emoji_{split}"] += question_rows(media, about_drawing(drawing.name))
         counts[hand] = {"names": len(names), "distinct_drawings": drawn}
         say(f"emoji: {drawn} drawings of {hand}")
     return manifests, counts
@@ -74,9 +84,14 @@ def flare_part(archive: Path, out: Path, size: int) -> tuple[Manifests, dict[str
                     "id": f"{figure.key}/{clip.action}-{clip.direction}",
                 }
             )
+            manifests[f"flare_{SPECIES_SPLIT[figure.species]}"] += question_rows(media, about_clip(clip))
         if number % 20 == 0:
             say(f"flare: {species.total()} clips of {number} figures")
     return manifests, dict(species)
+
+
+def question_rows(media: str, asked: Iterable[tuple[str, str]]) -> list[Row]:
+    return [{"media": media, "question": question, "answer": answer} for question, answer in asked]
 
 
 def save_clip(clip: flare.Clip, file: io.BytesIO) -> None:
@@ -102,15 +117,39 @@ def write_manifests(manifests: Manifests, out: Path) -> dict[str, dict[str, Any]
     """NAME.jsonl, and NAME_labels.jsonl with the same media as label data alone. Returns what each holds."""
     held = {}
     for name, rows in sorted(manifests.items()):
+        items = [row for row in rows if "caption" in row]
         write_lines(out / f"{name}.jsonl", rows)
-        write_lines(out / f"{name}_labels.jsonl", ({k: v for k, v in row.items() if k != "caption"} for row in rows))
-        labels = collections.Counter(row["label"] for row in rows)
+        write_lines(out / f"{name}_labels.jsonl", ({k: v for k, v in row.items() if k != "caption"} for row in items))
         held[name] = {
-            "rows": len(rows),
-            "captions": len({row["caption"] for row in rows}),
-            "labels": dict(sorted(labels.items())),
+            "items": len(items),
+            "captions": len({row["caption"] for row in items}),
+            "questions": len(rows) - len(items),
+            "labels": dict(sorted(collections.Counter(row["label"] for row in items).items())),
         }
     return held
+
+
+def shards_part(names: Iterable[str], out: Path) -> dict[str, dict[str, int]]:
+    """shards/NAME/ of each manifest, read back whole. Raises ValueError where they are not what the manifests say."""
+    counts = {}
+    for name in names:
+        items, folder = read_manifest(out / f"{name}.jsonl", None, "").items, out / "shards" / name
+        shards = write_shards(items, folder, SHARD_SIZE)
+        read_back(items, folder)
+        counts[name] = {"shards": len(shards), "samples": len(items), "bytes": sum(shard.bytes for shard in shards)}
+        say(f"shards: {len(items)} samples of {name}")
+    return counts
+
+
+def read_back(items: Sequence[Item], folder: Path) -> None:
+    """Raises ValueError where shards do not hold these items, in order, with the bytes of their media."""
+    shards = open_shards(str(folder))
+    if len(shards) != len(items):
+        raise ValueError(f"{folder} holds {len(shards)} samples, wanted {len(items)}")
+    for item, found in zip(items, shards, strict=True):
+        same = replace(found, media=item.media, content=b"") == item
+        if not same or not isinstance(found.content, Member) or found.content.read() != item.media.read_bytes():
+            raise ValueError(f"{found.media} is not {item.media} with its texts")
 
 
 def write_lines(path: Path, rows: Iterable[Row]) -> None:
@@ -144,13 +183,18 @@ def build(out: Path, size: int, parts: list[str]) -> dict[str, Any]:
         rows, counts["flare"] = flare_part(archives["flare-game"], out, size)
         manifests |= rows
     counts["manifests"] = write_manifests(manifests, out)
-    counts["seconds"] = {"fetch": round(fetched - begun, 1), "write": round(time.perf_counter() - fetched, 1)}
+    written = time.perf_counter()
+    counts["shards"] = shards_part(counts["manifests"], out)
+    spent = {"fetch": fetched - begun, "write": written - fetched, "shards": time.perf_counter() - written}
+    counts["seconds"] = {name: round(seconds, 1) for name, seconds in spent.items()}
     (out / "counts.json").write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
     return counts
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Build the mini benchmark: fetch packages, write media and manifests.")
+    parser = argparse.ArgumentParser(
+        description="Build the mini benchmark: fetch packages, write media, manifests and shards."
+    )
     parser.add_argument("out", nargs="?", type=Path, default=Path("runs/mini-data"), help="folder to build in")
     parser.add_argument("--size", type=int, default=64, help="pixels of a side (64)")
     parser.add_argument("--parts", nargs="+", choices=("emoji", "flare"), default=["emoji", "flare"])
@@ -159,11 +203,11 @@ def main() -> int:
         parser.error(f"--size is pixels, at least 1, got {options.size}")
     try:
         counts = build(options.out, options.size, options.parts)
-    except PackageError as error:
+    except (PackageError, ValueError) as error:
         say(f"build.py: {error}")
         return 2
     for name, held in counts["manifests"].items():
-        told = f"{held['rows']} rows, {held['captions']} captions, {len(held['labels'])} labels"
+        told = f"{held['items']} items, {held['captions']} captions, {held['questions']} questions"
         print(f"{options.out / name}.jsonl: {told}")
     return 0
 

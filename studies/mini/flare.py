@@ -131,6 +131,7 @@ class Figure:
     species: str
     noun: str
     layers: Mapping[str, Layer]
+    weapon: str = ""  # of people
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,8 @@ def figures(files: Mapping[str, bytes]) -> Iterator[Figure]:
         worn = {name: layer(f"{AVATAR}{sex}/{sheet}.txt") for name, sheet in sheets.items()}
         worn |= {"head": layer(f"{AVATAR}{sex}/{HEADS[sex]}.txt"), "main": layer(f"{AVATAR}{sex}/{weapon}.txt")}
         key = f"{sex}-{sheets['chest'].partition('_')[0]}-{weapon}"
-        yield Figure(key, "person", f"{PEOPLE[sex]} in {outfit} with {with_weapon}", worn)
+        noun = f"{PEOPLE[sex]} in {outfit} with {with_weapon}"
+        yield Figure(key, "person", noun, worn, weapon=with_weapon.removeprefix("a "))
 
 
 def clips(figure: Figure, order: Mapping[int, list[str]], size: int) -> Iterator[Clip]:

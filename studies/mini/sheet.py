@@ -20,8 +20,9 @@ TEXT_HEIGHT = 12  # pixels
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a manifest. Raises FileNotFoundError where there is none."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The rows of a manifest that are an item each. Raises FileNotFoundError where there is none."""
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [row for row in rows if "caption" in row]
 
 
 def emoji_strips(data: Path, rng: random.Random) -> list[tuple[str, list[Image.Image]]]:

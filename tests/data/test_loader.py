@@ -20,10 +20,12 @@ import torch
 
 from omnivl.config import DataConfig
 from omnivl.data import loader as loaders
+from omnivl.data.annotations import read_manifest
 from omnivl.data.loader import ATTEMPTS, PlannedBatches, training_loader
-from omnivl.data.plan import Key, Plan
-from omnivl.data.sample import BadSample, Batch, LoadingError, Sample
-from omnivl.data.sources import Ask, FileSource, open_source
+from omnivl.data.plan import Key, Plan, generator
+from omnivl.data.sample import BadSample, Batch, LoadingError, Sample, label_key
+from omnivl.data.shard_writer import write_shards
+from omnivl.data.sources import Ask, FileSource, Source, open_source
 from tests.data.test_annotations import manifest
 from tests.helpers import mini_model, moving_gif, picture
 
@@ -326,3 +328,106 @@ def test_every_batch_is_a_file_source_s_own(tmp_path: Path) -> None:
     assert isinstance(source, FileSource)
     batch = PlannedBatches([source], ASK, TOKENIZER, 0, 40, "raise").batch(images(0))
     assert batch.pixels is not None and batch.pixels.shape == (1, 1, 3, 32, 32) and batch.pixels.dtype == torch.uint8
+
+
+# --- files and shards over epochs, workers and ranks -----------------------------------------------------------------
+
+STEPS, STOP = 70, 13  # of 8 samples: 40 pictures and 12 clips are gone through many times
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Source], Any]:
+    """Pictures and clips from a manifest and from shards of them, with bad ones among them; and plans over both."""
+    folder = tmp_path_factory.mktemp("mixed")
+    rows: list[dict[str, Any]] = []
+    for i in range(26):
+        media = moving_gif(folder / f"{i}.gif", i) if i % 4 == 3 else picture(folder / f"{i}.png", i)
+        rows.append({"media": media.name, "caption": [f"a {i}", f"b {i}"], "id": f"id {i}"})
+    write_shards(read_manifest(manifest(folder, *rows), None, "").items, folder / "tars", 40_000)
+    for i in (2, 7):
+        (folder / rows[i]["media"]).write_bytes((folder / rows[i]["media"]).read_bytes()[:-600])
+    path = manifest(folder, *rows, {"media": "gone.png", "caption": "gone"})
+    data = DataConfig(batch_size=8, video_batch_size=4, video_share=0.3, weights=(2.0, 1.0))
+    sources = [open_source(spec, data) for spec in (f"manifest:{path}", f"shards:{folder / 'tars'}")]
+    names, lengths = [s.name for s in sources], [{m: s.length(m) for m in ("image", "video")} for s in sources]
+    return sources, lambda **ranks: Plan(data, 5, names, lengths, [1, 1], **ranks)
+
+
+def over_both(sources: list[Source]) -> PlannedBatches:
+    return PlannedBatches(sources, Ask(16, 2, "bicubic", 0.2, True, 2), TOKENIZER, 5, 40, "replace")
+
+
+@pytest.fixture(scope="module")
+def by_hand(mixed: tuple[list[Source], Any]) -> list[Batch]:
+    """Every batch by a plain loop: each key's sample with its own random numbers, or the first of those drawn in its
+    place that can be read."""
+    sources, plan_of = mixed
+    batches = []
+    for step in range(STEPS):
+        samples, bad = [], []
+        for key in (keys := plan_of().keys(step)):
+            source, index = sources[key.source], key.index
+            for attempt in range(9):
+                where = (source.name, key.medium, key.epoch, key.index, attempt)
+                try:
+                    numbers_of = generator(5, "augment", *where)
+                    samples.append(source.read(key.medium, index, numbers_of, Ask(16, 2, "bicubic", 0.2, True, 2)))
+                    break
+                except BadSample as error:
+                    bad.append((source.name, str(error)))
+                    index = int(generator(5, "replace", *where).integers(source.length(key.medium)))
+        pixels = torch.stack([torch.from_numpy(np.array(each.pixels)) for each in samples]).permute(0, 1, 4, 2, 3)
+        ids, mask = TOKENIZER([each.text for each in samples], max_tokens=40)
+        labels = torch.tensor([label_key(each.text, each.label) for each in samples])
+        batches.append(Batch(keys[0].medium, pixels, ids, mask, labels, [each.key for each in samples], bad))
+    return batches
+
+
+def test_the_loader_gives_what_a_plain_loop_gives(mixed: tuple[list[Source], Any], by_hand: list[Batch]) -> None:
+    sources, plan_of = mixed
+    loaded = list(training_loader(plan_of(), over_both(sources), 0, STEPS, 0))
+    assert len(loaded) == STEPS and all(map(equal, loaded, by_hand))
+    assert {batch.medium for batch in loaded} == {"image", "video"}
+    reasons = {reason.partition(": ")[0].rpartition("/")[2] for batch in loaded for _, reason in batch.bad}
+    assert reasons == {"2.png", "gone.png"}, "of the clip that is cut short, the frames before are used"
+    epochs = {key.epoch for step in range(STOP, STOP + 50) for key in plan_of().keys(step)}
+    assert len(epochs) > 3, "the fifty batches below lie over several epochs"
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_stopped_and_resumed_with_other_workers_the_next_fifty_batches_are_the_same_to_the_bit(
+    mixed: tuple[list[Source], Any], by_hand: list[Batch], workers: int
+) -> None:
+    sources, plan_of = mixed
+    before = training_loader(plan_of(), over_both(sources), 0, STEPS, 2)  # workers ahead of the step that was consumed
+    assert all(map(equal, islice(before, STOP), by_hand))
+    del before
+    after = islice(training_loader(plan_of(), over_both(sources), STOP, STEPS, workers), 50)
+    resumed = list(after)
+    assert len(resumed) == 50 and all(map(equal, resumed, by_hand[STOP:]))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_batches_of_all_ranks_are_those_of_one(
+    mixed: tuple[list[Source], Any], by_hand: list[Batch], world: int
+) -> None:
+    sources, plan_of = mixed
+    ranks = [
+        list(training_loader(plan_of(rank=rank, world=world), over_both(sources), 0, 30, rank % 2))
+        for rank in range(world)
+    ]
+    assert {len(each) for each in ranks} == {30}
+    for parts, whole in zip(zip(*ranks, strict=True), by_hand[:30], strict=True):
+        assert {part.medium for part in parts} == {whole.medium} and {len(part) for part in parts} == {
+            len(whole) // world
+        }
+        assert whole.pixels is not None
+        assert torch.equal(torch.cat([part.pixels for part in parts if part.pixels is not None]), whole.pixels)
+        assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
+        texts = [
+            row[: int(row_mask.sum())] for part in parts for row, row_mask in zip(part.ids, part.mask, strict=True)
+        ]
+        assert all(torch.equal(text, row[: len(text)]) for text, row in zip(texts, whole.ids, strict=True))
+        assert [key for part in parts for key in part.keys] == whole.keys
+        assert [bad for part in parts for bad in part.bad] == whole.bad

@@ -44,6 +44,15 @@ def off_by(frames: np.ndarray, image: Image.Image) -> int:
     return int(np.abs(frames[0].astype(int) - np.asarray(image).astype(int)).max())
 
 
+def test_a_picture_of_pillow_s_is_treated_like_its_array() -> None:
+    for seed, (height, width) in enumerate(SIZES * 3):
+        frames = noise(1, height, width, seed)
+        for changes in ({"min_crop": 0.2, "ops": 2}, {"min_crop": 1.0}):
+            one, other = (augment(x, 24, np.random.default_rng(seed), **changes) for x in (pil(frames), frames))  # type: ignore[arg-type]
+            assert np.array_equal(one, other)
+    assert np.array_equal(resize(pil(frames), frames.shape[1]), resize(frames, frames.shape[1]))
+
+
 # --- one draw for all frames -----------------------------------------------------------------------------------------
 
 

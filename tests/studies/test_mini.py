@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from omnivl.data.annotations import read_manifest
-from studies.mini import build, emoji, flare, packages, splits
+from studies.mini import build, emoji, flare, packages, questions, splits
+from studies.mini.sheet import read_rows
 
 # --- splits ----------------------------------------------------------------------------------------------------------
 
@@ -158,7 +159,7 @@ def test_label_manifests_have_the_same_media_without_captions(emoji_archives: di
         told = read_manifest(tmp_path / f"{name}.jsonl", None, "").items
         labelled = read_manifest(tmp_path / f"{name}_labels.jsonl", None, "").items
         assert all(item.captions for item in told)
-        assert [dataclasses.replace(item, captions=()) for item in told] == labelled
+        assert [dataclasses.replace(item, captions=(), questions=()) for item in told] == labelled
 
 
 def test_a_second_build_keeps_the_media_that_are_there(emoji_archives: dict[str, Path], tmp_path: Path) -> None:
@@ -280,6 +281,94 @@ def test_layers_lie_over_each_other_in_the_order_of_the_direction(tmp_path: Path
         assert red[0] == (40 if clip.direction == 0 else 200)  # the head over the dagger, else the dagger over all
         corner = clip.frames[0].getpixel((0, 0))
         assert corner == flare.GROUND
+
+
+# --- questions and shards --------------------------------------------------------------------------------------------
+
+
+def asked(path: Path) -> dict[str, dict[str, str]]:
+    """media -> question -> answer of a manifest, each question once."""
+    found: dict[str, dict[str, str]] = {}
+    for row in map(json.loads, path.read_text().splitlines()):
+        if "question" in row:
+            assert set(row) == {"media", "question", "answer"}
+            own = found.setdefault(row["media"], {})
+            assert own.setdefault(row["question"], row["answer"]) == row["answer"]
+    return found
+
+
+def test_questions_of_drawings_are_answered_by_their_names_and_groups(
+    emoji_archives: dict[str, Path], tmp_path: Path
+) -> None:
+    manifests, _ = build.emoji_part(emoji_archives, tmp_path, 16)
+    held = build.write_manifests(manifests, tmp_path)
+    colours = 0
+    for name in held:
+        told = asked(tmp_path / f"{name}.jsonl")
+        assert sum(map(len, told.values())) == held[name]["questions"]
+        rows = read_rows(tmp_path / f"{name}.jsonl")
+        assert len(rows) == held[name]["items"] == len(told)
+        for row in rows:
+            answers = told[row["media"]]
+            assert answers.pop("what group of things does it belong to?") == row["label"]
+            wanted = {"what colour is it?": "red"} if row["caption"] == "red heart" else {}
+            assert answers == wanted
+            colours += len(answers)
+    assert colours
+
+
+def name(text: str) -> emoji.Name:
+    return emoji.Name("1", text, "object", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "colour"),
+    [("green apple", "green"), ("orange", None), ("woman: red hair", None), ("white large square", "white")],
+)
+def test_a_colour_is_asked_for_where_the_name_begins_with_it(text: str, colour: str | None) -> None:
+    assert dict(questions.about_drawing(name(text))).get("what colour is it?") == colour
+
+
+@pytest.mark.usefixtures("game")
+def test_questions_of_clips_are_answered_by_the_game(tmp_path: Path) -> None:
+    manifests, _ = build.flare_part(tmp_path / "none.deb", tmp_path, 16)
+    build.write_manifests(manifests, tmp_path)
+    told = asked(tmp_path / "flare_train.jsonl")
+    assert told["flare-16/goblin/run-4.webp"] == {
+        "what is the figure doing?": "running",
+        "what kind of figure is it?": "goblin",
+        "which way does the figure face?": "right",
+    }
+    assert told["flare-16/male-cloth-dagger/stance-2.webp"] == {
+        "what is the figure doing?": "standing",
+        "what kind of figure is it?": "person",
+        "which way does the figure face?": "up",
+        "which weapon does the figure have?": "dagger",
+    }
+    facing = {answers["which way does the figure face?"] for answers in told.values()}
+    assert facing == set(questions.FACING) and len(questions.FACING) == flare.DIRECTIONS
+
+
+def test_shards_hold_every_item_of_the_manifests_and_say_so_where_they_do_not(
+    emoji_archives: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "SHARD_SIZE", 11_000)
+    manifests, _ = build.emoji_part(emoji_archives, tmp_path, 16)
+    held = build.write_manifests(manifests, tmp_path)
+    counts = build.shards_part(held, tmp_path)
+    assert {name: count["samples"] for name, count in counts.items()} == {n: h["items"] for n, h in held.items()}
+    assert max(count["shards"] for count in counts.values()) > 1
+    assert build.shards_part(held, tmp_path) == counts
+    split = max(held, key=lambda each: int(held[each]["items"]))
+    items = read_manifest(tmp_path / f"{split}.jsonl", None, "").items
+    build.read_back(items, tmp_path / "shards" / split)
+    with pytest.raises(ValueError, match=r"holds .* samples, wanted"):
+        build.read_back(items[:-1], tmp_path / "shards" / split)
+    with pytest.raises(ValueError, match=r"is not .* with its texts"):
+        build.read_back([*items[:-1], dataclasses.replace(items[-1], captions=("other",))], tmp_path / "shards" / split)
+    items[0].media.write_bytes(b"changed since")
+    with pytest.raises(ValueError, match=r"is not .* with its texts"):
+        build.read_back(items, tmp_path / "shards" / split)
 
 
 # --- fetching --------------------------------------------------------------------------------------------------------

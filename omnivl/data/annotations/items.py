@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 
 from omnivl.data.files import natural
 from omnivl.data.sample import Question as Question
+from omnivl.data.tar import Member
 
 Span = tuple[str, float | None, float | None]  # media, start, end: what is one item
 OnError = Literal["raise", "collect"]
@@ -33,7 +34,7 @@ class Item:
     id: str = ""
     start: float | None = None  # seconds
     end: float | None = None
-    content: bytes = field(default=b"", repr=False)  # the file itself, where `media` only names a place within another
+    content: bytes | Member = field(default=b"", repr=False)  # the file, where `media` names a place within another
 
     @property
     def key(self) -> str:
@@ -43,7 +44,7 @@ class Item:
         return f"{self.media} [{self.start or 0:g} s to {'the end' if self.end is None else f'{self.end:g} s'}]"
 
     @property
-    def source(self) -> Path | bytes:
+    def source(self) -> Path | bytes | Member:
         """What `read_image` and `read_video` take."""
         return self.content or self.media
 
