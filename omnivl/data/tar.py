@@ -41,6 +41,8 @@ class Member:
 
     def open(self) -> BinaryIO:
         """An open file of this member alone, named as above; it holds CHUNK bytes at most."""
+        if self.size <= CHUNK:
+            return Content(self.read(), str(self))
         return window(lambda start, size: read_at(self.tar, start, size), str(self), self.offset, self.size)
 
     def read(self) -> bytes:
@@ -133,6 +135,14 @@ def pax(content: bytes) -> dict[str, str]:
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
+
+
+class Content(io.BytesIO):
+    """Bytes as a file with a name."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
 
 
 class Window(io.RawIOBase):
