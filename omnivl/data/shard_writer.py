@@ -23,9 +23,9 @@ from typing import Any, BinaryIO
 
 from omnivl.data.annotations.items import Item
 from omnivl.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, natural, resolve
+from omnivl.data.reading import frames_of, medium_of
 from omnivl.data.sample import BadSample
 from omnivl.data.shard_index import write_whole
-from omnivl.data.sources import frames_of, medium_of
 from omnivl.data.tar import BLOCK, Member
 
 STATE = "shards.json"

@@ -5,12 +5,9 @@ outside: the same numbers give the same sample. It raises `BadSample` for one th
 the loader's business. This room knows no step, no rank and no model.
 """
 
-import errno
 import logging
-import os
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,7 +19,7 @@ from omnivl.config import DataConfig, ModelConfig
 from omnivl.data import shapes, world
 from omnivl.data.annotations import FORMATS, Annotations, Item
 from omnivl.data.asked import ANSWERS, QUESTIONS, questions_about
-from omnivl.data.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind, read_image, read_video, resolve
+from omnivl.data.reading import frames_of, likely_medium, looked_at, medium_of, patiently
 from omnivl.data.sample import BadSample, Question, Sample
 from omnivl.data.shard_index import IMAGE, UNREADABLE, VIDEO
 from omnivl.data.shards import Captions, Chosen, Shards, open_shards
@@ -34,15 +31,6 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 FEW = 9  # bad files that a source may have whatever their share
-PASSING = frozenset(  # errors of a disk or network that may be over a moment later
-    getattr(errno, name)
-    for name in (
-        *("EIO", "EAGAIN", "EINTR", "EBUSY", "ETIMEDOUT", "ESTALE", "EREMOTEIO", "EPROTO", "ENETDOWN", "ENETUNREACH"),
-        *("ENETRESET", "ECONNRESET", "ECONNABORTED", "ECONNREFUSED", "EHOSTDOWN", "EHOSTUNREACH", "ENFILE", "EMFILE"),
-    )
-    if hasattr(errno, name)
-)
-WAITS = (0.1, 0.5, 2.0)  # seconds before reading again
 
 
 @dataclass(frozen=True)
@@ -263,9 +251,7 @@ class ShardSource(FileSource):
     def __init__(self, name: str, shards: Shards, data: DataConfig) -> None:
         self.name, self.prompts, self.labels, self.reads = name, data.prompts, shards.labels, data.reads
         wanted = WANTED[data.reads]
-        all_of_them = np.ones(
-            len(shards), bool
-        )  # the index does not tell which are asked about
+        all_of_them = np.ones(len(shards), bool)  # the index does not tell which are asked about
         has = {
             "captions": shards.samples["captions"] > 0,
             "label": shards.samples["label"] >= 0,
@@ -297,20 +283,6 @@ class ShardSource(FileSource):
         return patiently(f"{self.name}, {medium} {index}", lambda: self.by_medium[medium][index])
 
 
-def frames_of(item: Item, medium: str, num_frames: int) -> tuple[np.ndarray, tuple[float, ...]]:
-    """An item's frames (T, H, W, 3) as they are, and their times in seconds. Raises BadSample."""
-    frames, times = looked_at(item, medium, num_frames)
-    return frames if isinstance(frames, np.ndarray) else np.asarray(frames)[None], times
-
-
-def looked_at(item: Item, medium: str, num_frames: int) -> tuple[Frames, tuple[float, ...]]:
-    """The same, a picture as Pillow's own."""
-    if medium == "image":
-        return patiently(item.media, lambda: read_image(item.source)), ()
-    clip = patiently(item.media, lambda: read_video(item.source, num_frames, item.start, item.end))
-    return clip.frames, clip.times
-
-
 # What a sample is made of, by DataConfig.reads: the fields of an item of which it needs one.
 WANTED = {"texts": ("captions", "label"), "captions": ("captions",), "labels": ("label",), "questions": ("questions",)}
 
@@ -318,42 +290,6 @@ WANTED = {"texts": ("captions", "label"), "captions": ("captions",), "labels": (
 def prompted(names: Iterable[str], medium: str, prompts: Sequence[str]) -> list[str]:
     """Every class name in every prompt."""
     return [fill(prompt, name) for name in names for prompt in prompts or label_prompts(medium)]
-
-
-def medium_of(item: Item) -> str:
-    """What an item's file is, by its content: a span of it, or a folder of numbered pictures, is a video.
-
-    Raises BadSample where it is missing, or no media.
-    """
-    if os.path.isdir(resolve(item.media)):
-        return "video"
-    found = patiently(item.media, lambda: kind(item.source))
-    return found if item.start is None and item.end is None else "video"
-
-
-def likely_medium(item: Item, readable: Counter[str]) -> str:
-    """What a file that cannot be read was meant to be: as its name says, if others that can be read are that too."""
-    extension = item.media.suffix.lower()
-    if item.start is not None or item.end is not None or extension in VIDEO_EXTENSIONS:
-        named = "video"
-    else:
-        named = "image" if extension in IMAGE_EXTENSIONS else ""
-    return named if readable[named] else readable.most_common(1)[0][0]
-
-
-def patiently(name: object, read: Callable[[], T]) -> T:
-    """What `read` gives; tried again where a disk or network failed for a moment. Raises BadSample, with the name."""
-    for wait in (*WAITS, None):
-        try:
-            return read()
-        except (BadSample, OSError) as error:
-            cause = error.__cause__ if isinstance(error, BadSample) else error
-            if wait is None or not (isinstance(cause, OSError) and cause.errno in PASSING):
-                if isinstance(error, BadSample):
-                    raise
-                raise BadSample(f"{name}: cannot be read ({error.strerror or error})") from error
-        time.sleep(wait)
-    raise AssertionError("the last try returns or raises")
 
 
 def classes_of(source: Source, media: Sequence[str]) -> list[str]:

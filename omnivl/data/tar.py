@@ -179,9 +179,9 @@ class Descriptor:
     def __init__(self, path: str) -> None:
         self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the program's end `os` is gone first
         if hasattr(self, "number"):
-            os.close(self.number)
+            close(self.number)
 
 
 descriptor = lru_cache(maxsize=OPEN_TARS)(Descriptor)

@@ -15,8 +15,9 @@ from omnivl.config import DataConfig
 from omnivl.data import world
 from omnivl.data.galleries import file_gallery, world_gallery, world_reverse
 from omnivl.data.media import read_image
+from omnivl.data.reading import WAITS
 from omnivl.data.sample import BadSample, Sample
-from omnivl.data.sources import WAITS, Ask, FileSource, WorldSource, open_source
+from omnivl.data.sources import Ask, FileSource, WorldSource, open_source
 from omnivl.prompts import fill, label_prompts
 from tests.data.test_annotations import manifest
 from tests.helpers import moving_gif, picture
@@ -190,7 +191,7 @@ def test_reading_is_tried_again_where_a_disk_failed_for_a_moment(
             raise error
         return read_image(path)
 
-    monkeypatch.setattr("omnivl.data.sources.read_image", failing)
+    monkeypatch.setattr("omnivl.data.reading.read_image", failing)
     monkeypatch.setattr("time.sleep", waits.append)
     assert np.array_equal(pixels(made.read("image", 0, rng(), ASK)), wanted) and waits == list(WAITS[:2])
 
@@ -207,7 +208,7 @@ def test_a_disk_that_keeps_failing_makes_a_bad_sample(
         tried.append(path)
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr("omnivl.data.sources.read_image", failing)
+    monkeypatch.setattr("omnivl.data.reading.read_image", failing)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(BadSample, match=rf"a\.png: cannot be read \({os.strerror(number)}\)$"):
         made.read("image", 0, rng(), ASK)
