@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from omnivl.model.omnivl import OmniVL, Text, Visual
+from omnivl.model.omnivl import OmniVL
 
 
 class MomentumEncoder(nn.Module):
@@ -26,7 +26,7 @@ class MomentumEncoder(nn.Module):
     def _pairs(self, model: OmniVL) -> tuple[list[Tensor], list[Tensor]]:
         live = dict(model.named_parameters(remove_duplicate=False))
         slow = dict(self.encoders.named_parameters())
-        return list(slow.values()), [live[name].detach() for name in slow]
+        return [local_part(value) for value in slow.values()], [local_part(live[name]).detach() for name in slow]
 
     @torch.no_grad()
     def copy_from(self, model: OmniVL) -> None:
@@ -40,8 +40,14 @@ class MomentumEncoder(nn.Module):
         torch._foreach_lerp_(slow, live, 1.0 - momentum)
 
     @torch.no_grad()
-    def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> tuple[Visual, Text]:
-        return self.encoders.encode_visual(pixels), self.encoders.encode_text(ids, mask)
+    def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors (B, E) of pixels (B, T, C, H, W) and of texts (B, L)."""
+        return self.encoders.embed_visual(pixels), self.encoders.embed_text(ids, mask)
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor that may be sharded (a DTensor); live and slow ones are sharded alike."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 class MemoryBank(nn.Module):
