@@ -106,7 +106,11 @@ def training_loader(
 
 def _arriving(loader: DataLoader[Batch | ValueError], first: int) -> Iterator[Batch]:
     others = active_children()
+    # a decoder's threads do not live in a forked worker, which would wait for them for ever when it frees the decoder
+    gc.collect()
+    gc.freeze()
     source = iter(loader)
+    gc.unfreeze()
     workers = [child for child in active_children() if child not in others]
     try:
         for step in count(first):
@@ -141,9 +145,7 @@ def _close(arriving: weakref.ref[Any]) -> None:
 
 def follow_the_parent(worker: int) -> None:
     """Ctrl-C, and a SIGTERM to a whole group of processes, reach workers too: they go on until the parent has done, and
-    say nothing when it hangs up. What they were given at their start is left out of garbage collection, which would
-    touch all of it, and so copy it."""
-    gc.freeze()
+    say nothing when it hangs up."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     sys.excepthook = _unless_hung_up  # of the thread that hands over tensors; other errors are passed on by torch

@@ -2,6 +2,7 @@
 behind."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import pickle
@@ -14,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -209,6 +211,39 @@ def test_a_worker_that_hangs_is_an_error_and_is_ended(monkeypatch: pytest.Monkey
     ):
         list(loader)
     assert set(multiprocessing.active_children()) == before
+
+
+class Collecting(Numbers):
+    """Reading takes so much memory that garbage is collected."""
+
+    def read(self, medium: str, index: int, rng: np.random.Generator, ask: Ask) -> Sample:
+        gc.collect()
+        return super().read(medium, index, rng, ask)
+
+
+def test_a_decoder_that_is_left_over_in_the_parent_does_not_hang_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its threads do not live in a forked process, and freeing it waits for them."""
+    monkeypatch.setattr(loaders, "TIMEOUT", 20)
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for level in range(12):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 20 * level, np.uint8), "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    gc.disable()
+    try:
+        held: list[Any] = [av.open(str(tmp_path / "a.mp4"))]
+        held[0].streams.video[0].thread_type = "FRAME"
+        held[0].streams.video[0].codec_context.thread_count = 4
+        held += [next(held[0].decode(video=0)), held]  # a ring, that only a collection frees
+        del held
+        (batch,) = training_loader(plan(), planned(Collecting()), 0, 1, 1)
+    finally:
+        gc.enable()
+    assert equal(batch, planned().batch(plan().keys(0)))
 
 
 def test_leaving_off_early_ends_the_workers() -> None:
