@@ -23,7 +23,9 @@ def add_commands(commands: Any) -> None:
     listed.add_argument("--json", action="store_true", help="the whole table as JSON")
 
     checked = new_command(verbs, "check", check, "read a data set and decode all its media; every bad item is named")
-    checked.add_argument("data", metavar="FORMAT:FILE", help="manifest:my.jsonl, folder:pets/, coco:dataset_coco.json")
+    checked.add_argument(
+        "data", metavar="FORMAT:FILE", help="manifest:my.jsonl, folder:pets/, coco:dataset_coco.json, shards:cc3m/"
+    )
     checked.add_argument("--root", help="where media paths start (default: the file's folder)")
     checked.add_argument("--split", default="train", help="(default: train)")
     checked.add_argument("--json", action="store_true", help="the whole report as JSON")
@@ -49,6 +51,9 @@ def formats(options: argparse.Namespace) -> int:
         ):
             if text:
                 print(f"  {title:11} {text}")
+    print("shards: webdataset's tars, as img2dataset and video2dataset write them (omnivl data shard writes them too)")
+    print("  files       cc3m/{00000..00331}.tar, a folder of tars, or their URLs")
+    print("  media       KEY.jpg, .png, .webp, .mp4, ... beside KEY.txt, KEY.json or KEY.cls in each tar")
     return 0
 
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omnivl.data.annotations import FORMATS, Item, Problem
+from omnivl.data.annotations import FORMATS, Annotations, Item, Problem
 from omnivl.data.media import kind, read_image, read_video, resolve
 from omnivl.data.sample import BadSample
+from omnivl.data.shards import open_shards
 
 NUM_FRAMES = 4  # of a clip that must decode
 
@@ -44,12 +45,15 @@ def check(data: str, root: Path | None, split: str, progress: Progress) -> Repor
     """Everything that is wrong with the data set FORMAT:FILE. Raises ValueError (one sentence) where it cannot be read
     at all."""
     name, _, path = data.partition(":")
-    if name not in FORMATS or not path:
+    if name not in (*FORMATS, "shards") or not path:
         raise ValueError(
-            f"{data!r} cannot be checked: write FORMAT:FILE, FORMAT one of {', '.join(FORMATS)} "
+            f"{data!r} cannot be checked: write FORMAT:FILE, FORMAT one of {', '.join(FORMATS)}, shards "
             "(`omnivl data formats` describes them)"
         )
-    annotations = FORMATS[name](Path(path).expanduser(), root, split, on_error="collect")
+    if name == "shards":
+        annotations = of_shards(path)
+    else:
+        annotations = FORMATS[name](Path(path).expanduser(), root, split, on_error="collect")
     media: Counter[str] = Counter()
     problems = annotations.problems
     for item in progress(annotations.items, len(annotations.items)):
@@ -58,6 +62,14 @@ def check(data: str, root: Path | None, split: str, progress: Progress) -> Repor
         media.update([medium] if medium else [])
     problems += same_files(annotations.items)
     return Report(data, split, *annotations.counts(), len(annotations.labels), dict(media), problems)
+
+
+def of_shards(pattern: str) -> Annotations:
+    """All samples of some shards, and what is wrong before any is decoded."""
+    shards = open_shards(pattern)
+    problems = [Problem("shards", pattern, line) for line in shards.told]
+    problems += [Problem("left out", pattern, f"{count:,} {reason}") for reason, count in shards.dropped.items()]
+    return Annotations(list(shards), shards.dropped, problems)
 
 
 def look(item: Item) -> tuple[str, list[Problem]]:

@@ -44,6 +44,7 @@ class Shards(Sequence[Item]):
             own["label"] = np.array([*(numbers[label] for label in index.labels), -1])[own["label"]]
             first, start = first + len(own), start + len(index.names)
         self.dropped = dict(sum((Counter(index.dropped) for index in indexes), Counter()))
+        self.told: list[str] = []  # shards that are missing or cut short
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -135,6 +136,7 @@ def open_shards(pattern: str, *, strict: bool = False) -> Shards:
         raise ValueError("; ".join(told))
     for line in told:
         log.warning("shards: %s", line)
+    shards.told = told
     return shards
 
 

@@ -1,7 +1,9 @@
 """A data set checked: every fault of a spoiled one named, none missed, none invented; what is printed, which exit."""
 
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 
 from omnivl.cli import main
+from omnivl.data.check import check
 from tests.data.make_media import numbered, write_video
 from tests.data.test_annotations import COMPOSED, DECOMPOSED
 from tests.helpers import moving_gif, picture
@@ -172,3 +175,16 @@ def test_the_table_of_formats_is_text_or_json(capsys: pytest.CaptureFixture[str]
     table = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert table["msrvtt"]["splits"]["test"] == {"items": 2990, "captions": 59800, "questions": None}
     assert {"files", "media", "terms", "obtainable", "verified"} <= table["webvid"].keys()
+
+
+def test_shards_are_checked_too(tmp_path: Path) -> None:
+    good = picture(tmp_path / "good.png").read_bytes()
+    files = {"a.png": good, "a.txt": b"one", "b.png": good[:60], "b.txt": b"two", "c.txt": b"no media"}
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    report = check(f"shards:{tmp_path}/{{0,1}}.tar", None, "train", lambda items, total: items)
+    assert report.media == {"image": 1} and report.items == 2
+    assert sorted(problem.kind for problem in report.problems) == ["left out", "media that do not decode", "shards"]
