@@ -167,7 +167,9 @@ class TrainConfig:
     validate_split: str = "validation"
     select: str = ""  # metric of the validation split whose best step becomes model/; none: the last step
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
-    compile: bool = False
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"  # of several processes; auto: fsdp where ddp may not fit
+    checkpoint_activations: bool = False  # compute them again in the backward pass: less memory, a third more work
+    compile: bool = False  # the visual blocks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ class MomentumEncoder(nn.Module):
     def _pairs(self, model: OmniVL) -> tuple[list[Tensor], list[Tensor]]:
         live = dict(model.named_parameters(remove_duplicate=False))
         slow = dict(self.encoders.named_parameters())
-        return list(slow.values()), [live[name].detach() for name in slow]
+        return [own_part(value) for value in slow.values()], [own_part(live[name]).detach() for name in slow]
 
     @torch.no_grad()
     def copy_from(self, model: OmniVL) -> None:
@@ -42,6 +42,11 @@ class MomentumEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> tuple[Visual, Text]:
         return self.encoders.encode_visual(pixels), self.encoders.encode_text(ids, mask)
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor that may be sharded (a DTensor); live and slow ones are sharded alike."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 class MemoryBank(nn.Module):

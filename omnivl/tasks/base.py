@@ -53,7 +53,22 @@ class Task(nn.Module):
 
     def compiled_parts(self) -> list[nn.Module]:
         """Modules that TrainConfig.compile compiles: those that see few different shapes."""
-        return [self.model.visual]
+        return list(self.model.visual.blocks)
+
+    def recomputed_parts(self) -> list[nn.Module]:
+        """Modules that TrainConfig.checkpoint_activations is about: the blocks of all stacks."""
+        model = self.model
+        return [*model.visual.blocks, *model.text.blocks, *model.alignment.blocks, *model.generation.blocks]
+
+    def sharded_parts(self) -> list[nn.Module]:
+        """Modules that FSDP gathers one by one, inner ones first; all else is gathered for the whole step. The text
+        stacks are: their sub-layers are shared, and run up to four times a step."""
+        return sub_layers(self.model)
+
+
+def sub_layers(model: OmniVL) -> list[nn.Module]:
+    """The attentions and feed-forwards of the visual blocks. An image step leaves the temporal ones where they are."""
+    return [part for block in model.visual.blocks for part in (block.temporal, block.spatial, block.mlp)]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from omnivl.losses import lm_loss, sample_hard_negatives, text_loss, univlc_loss
 from omnivl.model import CrossKV, OmniVL, starting_with
 from omnivl.model.momentum import MemoryBank, MomentumEncoder
 from omnivl.model.omnivl import Text, Visual
-from omnivl.tasks.base import Losses, Task
+from omnivl.tasks.base import Losses, Task, sub_layers
 
 
 def uniforms(seed: int, step: int, micro: int, stream: str, *shape: int) -> Tensor:
@@ -196,7 +196,10 @@ class PretrainTask(Task):
             self.momentum.update(self.model, momentum)
 
     def compiled_parts(self) -> list[nn.Module]:
-        return [self.model.visual, self.momentum.encoders.visual]
+        return [*super().compiled_parts(), *self.momentum.encoders.visual.blocks]
+
+    def sharded_parts(self) -> list[nn.Module]:
+        return [*super().sharded_parts(), *sub_layers(self.momentum.encoders), self.momentum]
 
 
 class TextTask(Task):

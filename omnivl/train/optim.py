@@ -2,30 +2,43 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from omnivl import distributed
 from omnivl.config import OptimConfig
 
 NO_DECAY = "position"  # part of a name; vectors (biases, norms, [CLS]) never decay
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig, factors: Mapping[str, float]) -> torch.optim.AdamW:
-    """One group for each of (decay or not) x factor of the rate; `factors` gives those that are not 1, by name."""
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    """One group for each of (decay or not) x factor of the rate; `factors` gives those that are not 1, by name. Single
+    numbers stand apart: under FSDP they alone are no shards, and one kernel takes no mixture."""
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     unknown = set(factors) - {name for name, _ in module.named_parameters()}
     assert not unknown, f"not parameters: {sorted(unknown)}"
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim > 1 and NO_DECAY not in name
-            groups.setdefault((decays, factors.get(name, 1.0)), []).append(parameter)
+            groups.setdefault((decays, -factors.get(name, 1.0), parameter.ndim == 0), []).append(parameter)
     settings = [
-        {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0, "factor": factor}
-        for (decays, factor), parameters in sorted(groups.items(), key=lambda item: (item[0][0], -item[0][1]))
+        {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0, "factor": -factor}
+        for (decays, factor, _), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
     fused = next(module.parameters()).device.type in ("cpu", "cuda")
     return torch.optim.AdamW(settings, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give an optimiser a whole state, sharded as its parameters are."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    values = {
+        number: {name: distributed.shard_like(value, parameters[number]) for name, value in own.items()}
+        for number, own in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": values})
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

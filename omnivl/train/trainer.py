@@ -1,4 +1,4 @@
-"""The training loop, read as a story: plan, forward, backward, check, step, record, save.
+"""The training loop, read as a story: plan, step (`omnivl.train.engine`), record, validate, save.
 
 All that a run is stands in `Trainer.state()`: weights, the task's copies and banks, optimiser, scaler, position. Random
 numbers of a step are keyed by (seed, step, rank), so resuming needs no generator's state; data are keyed by the step
@@ -23,16 +23,14 @@ from omnivl.config import RunConfig, StageConfig
 from omnivl.data.sample import Batch
 from omnivl.tasks.base import Task
 from omnivl.train.checkpoint import RunFolder, SaveModel, read_state
-from omnivl.train.measure import check_finite, measure
-from omnivl.train.optim import autocast_type, build_optimizer, learning_rate, set_learning_rate
+from omnivl.train.engine import Engine
+from omnivl.train.optim import learning_rate, set_learning_rate
 from omnivl.train.stopping import Stopped, StopRequest, TrainingError, reason
 from omnivl.train.tracker import Tracker
 
 __all__ = ["Stage", "Stopped", "Trainer", "TrainingError"]
 
 log = logging.getLogger(__name__)
-
-SMALLEST_SCALE = 1e-4  # of fp16 gradients: one that still overflows here is not finite at all
 
 
 @dataclass
@@ -111,8 +109,9 @@ class Trainer:
         while (batch := self.next_batch(batches)) is not None:
             step = self.step - before  # of the stage, from 0
             rate = learning_rate(config.optim, step, config.train.steps)
-            set_learning_rate(self.optimizer, rate)
-            measured = self.optimise(batch.to(self.device), step)
+            set_learning_rate(self.engine.optimizer, rate)
+            key = (self.config.seed, self.step, distributed.rank())
+            measured = self.engine.take_step(batch.to(self.device), step, key, self.step + 1)
             self.step += 1
             self.record(measured, batch, rate, time.monotonic() - started)
             self.check_bad_samples()
@@ -126,22 +125,15 @@ class Trainer:
             started = time.monotonic()
 
     def begin_stage(self, number: int, state: dict[str, Any] | None) -> None:
-        """Build the stage's task, optimiser and scaler; then its first step, or the state of one that was stopped."""
+        """Build a stage: its first step, or the state of one that was stopped."""
         self.number, self.stage = number, self.make_stage(number)
-        config, task = self.stage.config, self.stage.task
-        task.to(self.device)
-        if not state:
-            task.begin_stage()
-        task.train()
-        self.optimizer = build_optimizer(task, config.optim, task.lr_factors(config.optim))
-        self.precision = autocast_type(config.train.precision, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
-        if state:
-            self.restore_stage(state)
-        if config.train.compile:
-            for part in task.compiled_parts():
-                part.compile()
-        self.module = distributed.wrap(task)
+        if state and state["fingerprint"] != self.stage.fingerprint:
+            raise ValueError(
+                "the data are not those of the checkpoint (sources, their sizes, weights, batch size or seed changed); "
+                "resume with the same ones, or start a new run with --init"
+            )
+        config = self.stage.config
+        self.engine = Engine(self.stage.task, config.train, config.optim, self.device, state)
 
     def next_batch(self, batches: Iterator[Batch]) -> Batch | None:
         """The next step's batch; None where the stage is over. What stops one rank stops all of them here."""
@@ -165,44 +157,6 @@ class Trainer:
         if isinstance(error, (ValueError, OSError, RuntimeError)):
             raise TrainingError(f"training stopped after step {self.step}: {reason(error)}") from error
         raise error
-
-    def optimise(self, batch: Batch, step: int) -> dict[str, Any]:
-        """Forward, backward and one optimiser step; gradients accumulate over micro-batches.
-
-        Under fp16 a step whose gradients overflow is done again at a lower scale, so that neither the schedule nor the
-        data run ahead of the weights.
-        """
-        config, task = self.stage.config, self.stage.task
-        parts = batch.split(config.train.accumulate)
-        while True:
-            torch.manual_seed(hash((self.config.seed, self.step, distributed.rank())) & 0x7FFF_FFFF_FFFF_FFFF)
-            self.optimizer.zero_grad(set_to_none=True)
-            task.begin_step()
-            losses = []
-            for micro, part in enumerate(parts):
-                with distributed.no_sync(self.module, unless=micro == len(parts) - 1):
-                    with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-                        losses.append(self.module(part, step, micro))
-                    self.scaler.scale(losses[-1].total / len(parts)).backward()
-            self.scaler.unscale_(self.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(task.parameters(), config.optim.clip or math.inf, foreach=True)
-            measured = measure(losses, norm, batch)
-            check_finite(measured, batch, self.step + 1, overflow_allowed=self.scaler.is_enabled())
-            if self.take_step():
-                break
-        task.after_step(step)
-        return measured
-
-    def take_step(self) -> bool:
-        """The optimiser's step. False where fp16 gradients overflowed: then only their scale has changed."""
-        scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.scaler.get_scale() >= scale:
-            return True
-        if scale < SMALLEST_SCALE:
-            raise TrainingError(f"the gradient overflows fp16 at any scale at step {self.step + 1}: use bf16 or fp32")
-        return False
 
     # --- between steps -----------------------------------------------------------------------------------------------
 
@@ -241,9 +195,8 @@ class Trainer:
         """Measure the validation split; keep the checkpoint of the best step where the recipe names a metric."""
         assert self.stage.validate
         metric = self.stage.config.train.select
-        self.stage.task.eval()
-        values = self.stage.validate()
-        self.stage.task.train()
+        with self.engine.evaluating():
+            values = self.stage.validate()
         if self.tracker:
             numbers = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
             self.tracker.say(f"validation after step {self.step}: {numbers}")
@@ -256,14 +209,12 @@ class Trainer:
     # --- its state ---------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """All that a run is, beside the model's weights, which the checkpoint's model folder holds."""
-        task = {name: value for name, value in self.stage.task.state_dict().items() if not name.startswith("model.")}
+        """All that a run is, beside the model's weights, which the checkpoint's model folder holds. Every rank must
+        call it."""
         return {
             "stage": self.number,
             "step": self.step,
-            "task": task,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.engine.state(),
             "best": self.best,
             "samples": {"seen": self.seen, "bad": self.bad, "first_bad": self.first_bad},
             "seconds": self.seconds,
@@ -276,25 +227,16 @@ class Trainer:
         if self.folder:
             self.folder.cut(self.step)
 
-    def restore_stage(self, state: dict[str, Any]) -> None:
-        if state["fingerprint"] != self.stage.fingerprint:
-            raise ValueError(
-                "the data are not those of the checkpoint (sources, their sizes, weights, batch size or seed changed); "
-                "resume with the same ones, or start a new run with --init"
-            )
-        # the model is loaded already
-        missing, unexpected = self.stage.task.load_state_dict(state["task"], strict=False)
-        assert not unexpected and all(name.startswith("model.") for name in missing)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-
     def save(self) -> None:
         """A checkpoint of the present step; before the first there is nothing to save. An error is every rank's."""
+        if not self.step:
+            return
+        self.engine.update_model()
+        state = self.state()
 
         def write() -> None:
             if self.folder:
-                self.folder.save(self.step, self.save_model, self.state())
+                self.folder.save(self.step, self.save_model, state)
                 self.folder.prune(self.stage.config.train.keep_checkpoints, self.best[1] if self.best else None)
 
-        if self.step:
-            distributed.main_first(write)
+        distributed.main_first(write)

@@ -1,7 +1,7 @@
-"""Everything that knows what a rank is. Without torchrun every function here is a no-op on one process.
+"""Ranks, and what they tell each other. On one process every function here is a no-op.
 
-Started by torchrun (RANK, WORLD_SIZE and the like are set), each process is one rank; gradients are averaged by DDP. A
-task's loss on a rank is `share(sum, count)`: its sum times the number of ranks over the global count, so that DDP's
+Started by torchrun (RANK, WORLD_SIZE and the like are set), each process is one rank; gradients are averaged over them.
+A task's loss on a rank is `share(sum, count)`: its sum times the number of ranks over the global count, so that the
 average is the mean over the whole batch.
 """
 
@@ -68,26 +68,6 @@ def process_group(device: str = "auto") -> Iterator[torch.device]:
         dist.barrier()  # a rank that leaves first would break the connections of one that is still at work
     finally:
         dist.destroy_process_group()
-
-
-def wrap(module: nn.Module) -> nn.Module:
-    """The module whose backward averages gradients over the ranks.
-
-    A parameter that no rank used in a step keeps the gradient None (an image step leaves the temporal part alone).
-    """
-    if world_size() == 1:
-        return module
-    return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
-
-
-@contextmanager
-def no_sync(module: nn.Module, unless: bool) -> Iterator[None]:
-    """Keep gradients local for micro-batches that are not the last (`unless`) of a step."""
-    if isinstance(module, nn.parallel.DistributedDataParallel) and not unless:
-        with module.no_sync():
-            yield
-    else:
-        yield
 
 
 def share(total: Tensor, count: Tensor | int) -> Tensor:
