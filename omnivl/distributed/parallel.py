@@ -152,7 +152,7 @@ def copy_weights(module: nn.Module, into: nn.Module) -> None:
         into.get_parameter(name).copy_(cast(Any, parameter).full_tensor() if is_sharded(parameter) else parameter)
 
 
-# --- activations -----------------------------------------------------------------------------------------------------
+# --- activations and compiling -------------------------------------------------------------------------------------------
 
 
 def recompute(parts: Iterable[nn.Module], wanted: bool) -> None:
@@ -168,3 +168,14 @@ def _recomputed(forward: Callable[..., Any], *words: Any, **settings: Any) -> An
     if not torch.is_grad_enabled():
         return forward(*words, **settings)
     return checkpoint(forward, *words, use_reentrant=False, **settings)
+
+
+def compile_parts(parts: Sequence[nn.Module]) -> None:
+    """Compile modules for the shapes that they see, each once: blocks that differ in nothing but their weights share
+    their code."""
+    import torch._dynamo  # takes seconds
+
+    # a rate of drop-path is another code, and so is a medium, and a pass without gradients
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(parts))
+    for part in parts:
+        part.compile(dynamic=False)

@@ -55,13 +55,14 @@ class PretrainTask(Task):
         config, model = self.config, self.model
         visual = model.encode_visual(batch.pixels)
         text = model.encode_text(batch.ids, batch.mask)
+        slow = self.momentum(batch.pixels, batch.ids, batch.mask) if config.univlc_weight else None
         parts: dict[str, Tensor] = {}
         sums: dict[str, tuple[Tensor, int]] = {}
         # similarities divided by a small temperature need all digits of float32
         with torch.autocast(batch.ids.device.type, enabled=False):
             temperature = model.temperature.clamp(0.001, 0.5)
-            if config.univlc_weight:
-                parts["univlc"] = self.contrast(batch, visual.embed, text.embed, temperature, step)
+            if slow:
+                parts["univlc"] = self.contrast(batch, visual.embed, text.embed, slow, temperature, step)
         if config.vlm_weight or config.lm_weight:
             context = model.cross_keys_values(visual.tokens)  # once, for matching and language modelling
             if config.vlm_weight:
@@ -84,10 +85,11 @@ class PretrainTask(Task):
             return torch.zeros(1, dtype=torch.int64, device=batch.ids.device), 0
         return torch.arange(first, len(batch), stride, device=batch.ids.device), 1
 
-    def contrast(self, batch: Batch, visual: Tensor, text: Tensor, temperature: Tensor, step: int) -> Tensor:
+    def contrast(
+        self, batch: Batch, visual: Tensor, text: Tensor, slow: tuple[Visual, Text], temperature: Tensor, step: int
+    ) -> Tensor:
         """UniVLC of unit vectors (B, E) against the momentum vectors of all ranks' batches and the bank."""
-        assert batch.pixels is not None
-        slow_visual, slow_text = self.momentum(batch.pixels, batch.ids, batch.mask)
+        slow_visual, slow_text = slow
         fresh = (
             distributed.gather(slow_visual.embed),
             distributed.gather(slow_text.embed),

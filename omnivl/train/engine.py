@@ -53,8 +53,7 @@ class Engine:
             load_optimizer(self.optimizer, state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
         if train.compile:
-            for part in task.compiled_parts():
-                part.compile(dynamic=False)
+            distributed.compile_parts(task.compiled_parts())
         self.module = distributed.wrap(task) if parallel == "ddp" else task
 
     def take_step(self, batch: Batch, step: int, key: tuple[int, ...], number: int) -> dict[str, Any]:
