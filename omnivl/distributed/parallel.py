@@ -152,7 +152,7 @@ def copy_weights(module: nn.Module, into: nn.Module) -> None:
         into.get_parameter(name).copy_(cast(Any, parameter).full_tensor() if is_sharded(parameter) else parameter)
 
 
-# --- activations and compiling -------------------------------------------------------------------------------------------
+# --- activations and compiling ---------------------------------------------------------------------------------------
 
 
 def recompute(parts: Iterable[nn.Module], wanted: bool) -> None:

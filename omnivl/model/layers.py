@@ -98,19 +98,26 @@ class SelfAttention(nn.Module):
         causal: bool = False,
         cache: KVCache | None = None,
         layer: int = 0,
+        queries: int | None = None,
     ) -> Tensor:
-        """(B, L, D) -> (B, L, D).
+        """(B, L, D) -> (B, L, D), or (B, queries, D).
 
         Args:
             mask: bool, broadcastable to (B, H, L, past + L), true where a key may be looked at. None: everywhere.
             causal: each token sees itself and those before it; only without `mask`, which then says so itself.
             cache: holds the tokens before `x`, and takes those of `x` in, at `layer`.
+            queries: how many tokens, from the first, are asked for; all of them are looked at. None: all.
         """
-        parts = self.qkv(x).chunk(3, -1)
+        if queries is None:
+            parts = self.qkv(x).chunk(3, -1)
+        else:
+            weights, biases = (each.split([x.shape[-1], 2 * x.shape[-1]]) for each in (self.qkv.weight, self.qkv.bias))
+            asked = F.linear(x[:, :queries], weights[0], biases[0])
+            parts = (asked, *F.linear(x, weights[1], biases[1]).chunk(2, -1))
         if cache is not None:
             parts = (parts[0], *cache.append(layer, torch.cat(parts[1:], -1)).chunk(2, -1))
         dropout = self.dropout if self.training else 0.0
-        if x.shape[1] <= FEW and cache is None and mask is None and not causal and not dropout:
+        if x.shape[1] <= FEW and queries is None and cache is None and mask is None and not causal and not dropout:
             return self.out(attend_few(parts, self.heads))
         q, k, v = split_heads(parts, self.heads)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)

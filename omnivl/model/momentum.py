@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from omnivl.model.omnivl import OmniVL, Text, Visual
+from omnivl.model.omnivl import OmniVL
 
 
 class MomentumEncoder(nn.Module):
@@ -40,8 +40,9 @@ class MomentumEncoder(nn.Module):
         torch._foreach_lerp_(slow, live, 1.0 - momentum)
 
     @torch.no_grad()
-    def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> tuple[Visual, Text]:
-        return self.encoders.encode_visual(pixels), self.encoders.encode_text(ids, mask)
+    def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors (B, E) of pixels (B, T, C, H, W) and of texts (B, L)."""
+        return self.encoders.embed_visual(pixels), self.encoders.embed_text(ids, mask)
 
 
 def own_part(tensor: Tensor) -> Tensor:

@@ -76,19 +76,33 @@ class OmniVL(nn.Module):
     def encode_visual(self, pixels: Tensor) -> Visual:
         """(B, T, C, H, W) -> tokens, [CLS] and unit vector. uint8 pixels are normalised here, floats are taken as
         normalised already. T = 1 is an image. Raises ValueError on another shape."""
+        tokens = self.visual(self.normalised(pixels))
+        pooled = tokens[:, 0]
+        return Visual(tokens, pooled, F.normalize(self.visual_projection(pooled).float(), dim=-1))
+
+    def embed_visual(self, pixels: Tensor) -> Tensor:
+        """`encode_visual(pixels).embed` (B, E), for less work: the last block has no other token to see to."""
+        pooled = self.visual(self.normalised(pixels), queries=1)[:, 0]
+        return F.normalize(self.visual_projection(pooled).float(), dim=-1)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels as both encoders of visual input normalise them; what is normalised already stays as it is."""
         if pixels.dim() != 5 or pixels.shape[2] != 3 or not pixels.shape[1]:
             raise ValueError(f"pixels must be (clips, frames, 3, height, width), got {tuple(pixels.shape)}")
         if pixels.dtype == torch.uint8:
-            pixels = pixels * self.pixel_scale + self.pixel_shift
-        tokens = self.visual(pixels.to(self.visual.cls.dtype))
-        pooled = tokens[:, 0]
-        return Visual(tokens, pooled, F.normalize(self.visual_projection(pooled).float(), dim=-1))
+            pixels = pixels.float().mul_(self.pixel_scale).add_(self.pixel_shift)
+        return pixels.to(self.visual.cls.dtype)
 
     def encode_text(self, ids: Tensor, mask: Tensor | None) -> Text:
         """(B, L) starting with [CLS], mask 1 = real (None: all) -> tokens, [CLS] and unit vector."""
         tokens = self.text(ids, mask)
         projected = self.text_projection(tokens[:, 0])
         return Text(tokens, tokens[:, 0], F.normalize(projected.float(), dim=-1), projected)
+
+    def embed_text(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """`encode_text(ids, mask).embed` (B, E), for less work, as in `embed_visual`."""
+        pooled = self.text(ids, mask, queries=1)[:, 0]
+        return F.normalize(self.text_projection(pooled).float(), dim=-1)
 
     # --- the two decoders ---
 
@@ -108,13 +122,17 @@ class OmniVL(nn.Module):
 
         B may be a multiple of C: each visual input then serves B / C consecutive texts, without being copied.
         """
-        keys_values = context.alignment if isinstance(context, CrossKV) else self.alignment.keys_values(context)
-        check_rows(ids, keys_values)
-        return self.alignment(ids, mask, keys_values)
+        return self.alignment(ids, mask, self.matching_keys_values(ids, context))
 
     def match(self, ids: Tensor, mask: Tensor | None, context: Tensor | CrossKV) -> Tensor:
         """As `match_states` -> (B, 2) logits: not matched, matched."""
-        return self.alignment.head(self.match_states(ids, mask, context)[:, 0])
+        keys_values = self.matching_keys_values(ids, context)
+        return self.alignment.head(self.alignment(ids, mask, keys_values, queries=1)[:, 0])
+
+    def matching_keys_values(self, ids: Tensor, context: Tensor | CrossKV) -> tuple[Tensor, ...]:
+        keys_values = context.alignment if isinstance(context, CrossKV) else self.alignment.keys_values(context)
+        check_rows(ids, keys_values)
+        return keys_values
 
     def decode_states(
         self,

@@ -93,11 +93,12 @@ class TextBlock(nn.Module):
         causal: bool = False,
         cache: KVCache | None = None,
         layer: int = 0,
+        queries: int | None = None,
     ) -> Tensor:
-        """(B, L, D) -> (B, L, D). Masks and `causal`, `cache`, `layer` as in `SelfAttention`; the cross-attention reads
-        `keys_values` (C, N, 2 D)."""
-        mixed = self.attention(x, mask, causal=causal, cache=cache, layer=layer)
-        x = self.attention_norm(x + self.dropout(mixed))
+        """(B, L, D) -> (B, L, D), or (B, queries, D). Masks and what follows as in `SelfAttention`; the cross-attention
+        reads `keys_values` (C, N, 2 D)."""
+        mixed = self.attention(x, mask, causal=causal, cache=cache, layer=layer, queries=queries)
+        x = self.attention_norm(x[:, :queries] + self.dropout(mixed))
         if keys_values is not None:
             assert self.cross is not None
             x = self.cross_norm(x + self.dropout(self.cross(x, keys_values, context_mask)))
@@ -136,11 +137,12 @@ class TextEncoder(nn.Module):
         self.embeddings = TextEmbeddings(config)
         self.blocks = block_list(TextBlock(config) for _ in range(config.layers))
 
-    def forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, L), padding on the right -> (B, L, D)."""
+    def forward(self, ids: Tensor, mask: Tensor | None, queries: int | None = None) -> Tensor:
+        """(B, L), padding on the right -> (B, L, D), or of the first tokens alone (B, queries, D), which spares the
+        last block the others."""
         x, attend = self.embeddings(ids), key_mask(mask)
-        for block in self.blocks:
-            x = block(x, attend)
+        for left, block in zip(reversed(range(len(self.blocks))), self.blocks, strict=True):
+            x = block(x, attend, queries=None if left else queries)
         return x
 
 
@@ -162,12 +164,14 @@ class AlignmentDecoder(nn.Module):
         """Visual tokens (B, N, visual width) -> keys and values (B, N, 2 D) of each layer."""
         return read_context(self.blocks, tokens)
 
-    def forward(self, ids: Tensor, mask: Tensor | None, keys_values: tuple[Tensor, ...]) -> Tensor:
-        """(B, L) starting with [ENC] -> states (B, L, D). B may be a multiple of the contexts (see
-        `CrossAttention`)."""
+    def forward(
+        self, ids: Tensor, mask: Tensor | None, keys_values: tuple[Tensor, ...], queries: int | None = None
+    ) -> Tensor:
+        """(B, L) starting with [ENC] -> states (B, L, D), or (B, queries, D) as in `TextEncoder`. B may be a multiple
+        of the contexts (see `CrossAttention`)."""
         x, attend = self.embeddings(ids), key_mask(mask)
-        for block, layer in zip(self.blocks, keys_values, strict=True):
-            x = block(x, attend, layer)
+        for left, block, layer in zip(reversed(range(len(self.blocks))), self.blocks, keys_values, strict=True):
+            x = block(x, attend, layer, queries=None if left else queries)
         return x
 
 

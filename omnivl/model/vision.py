@@ -81,14 +81,15 @@ class SpaceTimeBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.mlp = MLP(config.width, config.mlp_width)
 
-    def forward(self, x: Tensor, over_time: bool) -> Tensor:
-        """(B, T, 1 + S, D) -> the same. Without `over_time` (images) the temporal attention is not touched."""
+    def forward(self, x: Tensor, over_time: bool, queries: int | None = None) -> Tensor:
+        """(B, T, 1 + S, D) -> the same, or the first tokens of each slot alone (B, T, queries, D). Without `over_time`
+        (images) the temporal attention is not touched."""
         if over_time:
             x = self.attend_time(x)
-        batch, slots, tokens, width = x.shape
-        mixed = self.spatial(self.spatial_norm(x).view(batch * slots, tokens, width)).view(x.shape)
-        x = self.residual(x, mixed)
-        if slots > 1:  # in place, and safe: nothing saved the sum for its backward
+        mixed = self.spatial(self.spatial_norm(x).flatten(0, 1), queries=queries)
+        x = x[:, :, :queries]
+        x = self.residual(x, mixed.view(x.shape))
+        if x.shape[1] > 1:  # in place, and safe: nothing saved the sum for its backward
             x[:, :, :1] = x[:, :, :1].mean(1, keepdim=True)
         # three axes: with an axis of length one in the middle, memory formats are ambiguous and copies are made
         return self.residual(x, self.mlp(self.mlp_norm(x).flatten(0, 1)).view(x.shape))
@@ -192,9 +193,10 @@ class VisualEncoder(nn.Module):
         """Whether no video has been learnt from yet: every temporal output projection is still zero."""
         return all(not bool(block.temporal.out.weight.any()) for block in self.blocks)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, T, C, H, W) normalised -> (B, 1 + T' S, D) after the final norm, [CLS] first. Any H and W that the
-        patch size divides, any T: position tables are resized."""
+    def forward(self, pixels: Tensor, queries: int | None = None) -> Tensor:
+        """(B, T, C, H, W) normalised -> (B, 1 + T' S, D) after the final norm, [CLS] first; with `queries` 1 that one
+        alone (B, 1, D), which spares the last block the others. Any H and W that the patch size divides, any T:
+        position tables are resized."""
         over_time = pixels.shape[1] > 1
         x = self.patches(pixels)  # (B, T', H', W', D)
         batch, slots, height, width = x.shape[:4]
@@ -204,8 +206,8 @@ class VisualEncoder(nn.Module):
             x = x + resize_time(self.time_position, slots).unsqueeze(1)
         cls = (self.cls + self.position[0]).to(x.dtype).expand(batch, slots, 1, -1)
         x = torch.cat([cls, x], 2)  # (B, T', 1 + S, D)
-        for block in self.blocks:
-            x = block(x, over_time)
+        for left, block in zip(reversed(range(len(self.blocks))), self.blocks, strict=True):
+            x = block(x, over_time, None if left else queries)
         x = x.flatten(1, 2) if slots == 1 else torch.cat([x[:, 0, :1], x[:, :, 1:].flatten(1, 2)], 1)
         return self.norm(x)
 

@@ -16,7 +16,7 @@ from omnivl.data.sample import Batch
 from omnivl.losses import lm_loss, sample_hard_negatives, text_loss, univlc_loss, vlm_loss
 from omnivl.model import CrossKV, OmniVL, starting_with
 from omnivl.model.momentum import MemoryBank, MomentumEncoder
-from omnivl.model.omnivl import Text, Visual
+from omnivl.model.omnivl import Visual
 from omnivl.tasks.base import Losses, Task, sub_layers
 
 
@@ -53,16 +53,17 @@ class PretrainTask(Task):
         """See `Task.forward`. A loss of weight 0 is not computed; one with nothing to count is 0."""
         assert batch.pixels is not None
         config, model = self.config, self.model
-        visual = model.encode_visual(batch.pixels)
-        text = model.encode_text(batch.ids, batch.mask)
-        slow = self.momentum(batch.pixels, batch.ids, batch.mask) if config.univlc_weight else None
+        pixels = model.normalised(batch.pixels)  # once, for the model and its momentum copy
+        visual = model.encode_visual(pixels)
+        text = model.embed_text(batch.ids, batch.mask)
+        slow = self.momentum(pixels, batch.ids, batch.mask) if config.univlc_weight else None
         parts: dict[str, Tensor] = {}
         sums: dict[str, tuple[Tensor, int]] = {}
         # similarities divided by a small temperature need all digits of float32
         with torch.autocast(batch.ids.device.type, enabled=False):
             temperature = model.temperature.clamp(0.001, 0.5)
             if slow:
-                parts["univlc"] = self.contrast(batch, visual.embed, text.embed, slow, temperature, step)
+                parts["univlc"] = self.contrast(batch, visual.embed, text, slow, temperature, step)
         if config.vlm_weight or config.lm_weight:
             context = model.cross_keys_values(visual.tokens)  # once, for matching and language modelling
             if config.vlm_weight:
@@ -86,13 +87,13 @@ class PretrainTask(Task):
         return torch.arange(first, len(batch), stride, device=batch.ids.device), 1
 
     def contrast(
-        self, batch: Batch, visual: Tensor, text: Tensor, slow: tuple[Visual, Text], temperature: Tensor, step: int
+        self, batch: Batch, visual: Tensor, text: Tensor, slow: tuple[Tensor, Tensor], temperature: Tensor, step: int
     ) -> Tensor:
         """UniVLC of unit vectors (B, E) against the momentum vectors of all ranks' batches and the bank."""
         slow_visual, slow_text = slow
         fresh = (
-            distributed.gather(slow_visual.embed),
-            distributed.gather(slow_text.embed),
+            distributed.gather(slow_visual),
+            distributed.gather(slow_text),
             distributed.gather(batch.labels),
         )
         self.waiting.append(fresh)
@@ -108,19 +109,19 @@ class PretrainTask(Task):
             torch.cat([fresh[2], self.bank.labels]),
             temperature,
             torch.cat([torch.ones_like(fresh[2], dtype=torch.bool), self.bank.mask()]),
-            soft_visual=slow_visual.embed,
-            soft_text=slow_text.embed,
+            soft_visual=slow_visual,
+            soft_text=slow_text,
             alpha=alpha,
         )
         return distributed.share(loss.sum(), len(loss))
 
     def match(
-        self, batch: Batch, visual: Visual, text: Text, context: CrossKV, step: int, micro: int
+        self, batch: Batch, visual: Visual, text: Tensor, context: CrossKV, step: int, micro: int
     ) -> tuple[Tensor, tuple[Tensor, int]]:
         """One positive and two negatives for each of some rows: a wrong text for its picture, a wrong picture for its
         text. Rows without a possible negative are left out. Gives the loss, and how many pairs were told right of how
         many."""
-        seen, read = visual.embed.detach(), text.embed.detach()
+        seen, read = visual.embed.detach(), text.detach()
         all_seen, all_read, labels = seen, read, batch.labels
         all_ids, all_mask, all_tokens = batch.ids, batch.mask, visual.tokens
         together = self.config.negatives == "global" and distributed.world_size() > 1
