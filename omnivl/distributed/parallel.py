@@ -7,6 +7,7 @@ averages its gradient. FSDP2's own modules take a second to import, so they are 
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
@@ -61,6 +62,8 @@ def shard(module: nn.Module, parts: Sequence[nn.Module], device: torch.device, h
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+    # what a linear layer gives is a view; nothing here changes it in place
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (world_size(),))
     numbers = {parameter for parameter in module.parameters() if parameter.dim() == 0}
     for part in [*parts, module]:
