@@ -354,11 +354,13 @@ def test_two_ranks_make_one_folder_and_a_busy_one_is_refused_on_both(folder: Pat
         assert ends["folder"] == "done" and "is in use by another run" in ends["busy"]
 
 
-def test_torchrun_trains_on_the_world_and_equals_one_process(tmp_path: Path) -> None:
-    """One text stage and one image stage; without dropout the numbers are those of one process."""
+def test_torchrun_trains_on_the_world_under_fsdp_and_equals_one_process(tmp_path: Path) -> None:
+    """One text stage and one image stage, and what is measured after; without dropout the numbers are those of one
+    process."""
     words = ["train", "image_only", "--train.steps", "2", "--data.batch_size", "8", "--task.bank_size", "16"]
     words += ["--device", "cpu", "--seed", "1", "--model.text.dropout", "0", "--model.vision.image_size", "32"]
     words += ["--model.vision.layers", "1", "--evaluation.num_items", "8", "--optim.eps", "0.01"]
+    words += ["--train.parallel", "fsdp", "--stages.1.train.validate_every", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     running = [

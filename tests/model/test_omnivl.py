@@ -179,6 +179,36 @@ def test_results_are_tokens_cls_and_unit_vectors() -> None:
     torch.testing.assert_close(F.normalize(text.pooled_projection, dim=1), text.embed)
 
 
+@pytest.mark.parametrize("sharing", SHARINGS)
+@pytest.mark.parametrize("frames", [1, 3, 4])
+def test_vectors_and_matching_without_the_tokens_that_nobody_reads_are_the_same(sharing: Sharing, frames: int) -> None:
+    """And so are their gradients; that of a token which was not seen to is nought."""
+    m = model(replace(SMALL, sharing=sharing))
+    pixels, ids, mask = inputs()
+    m.start_video_from_image()
+    for block in m.visual.blocks:  # heard
+        torch.nn.init.normal_(block.temporal.out.weight)
+
+    def gradients(vectors: Tensor) -> dict[str, Tensor | None]:
+        m.zero_grad()
+        (vectors * torch.arange(vectors.shape[1])).sum().backward()
+        return {name: None if p.grad is None else p.grad.clone() for name, p in m.named_parameters()}
+
+    for whole, spared in (
+        (m.encode_visual(pixels[:, :frames]).embed, m.embed_visual(pixels[:, :frames])),
+        (m.encode_text(ids, mask).embed, m.embed_text(ids, mask)),
+        (m.encode_text(ids, None).embed, m.embed_text(ids, None)),
+        (
+            m.alignment.head(m.match_states(ids, mask, m.encode_visual(pixels[:, :frames]).tokens)[:, 0]),
+            m.match(ids, mask, m.encode_visual(pixels[:, :frames]).tokens),
+        ),
+    ):
+        torch.testing.assert_close(spared, whole)
+        wanted, found = gradients(whole), gradients(spared)
+        for name, gradient in wanted.items():
+            torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
 def test_bytes_are_normalised_inside_and_floats_taken_as_they_are() -> None:
     m = model()
     pixels, _, _ = inputs()
