@@ -164,8 +164,12 @@ def collectives() -> None:
 
 
 def in_half_precision(parallel: str) -> dict[str, torch.Tensor]:
-    """The weights after two steps in bf16, and two micro-batches each: the temporal parts never run."""
-    run = TinyRun(stage_config("image", 2, accumulate=2, precision="bf16", parallel=parallel), model=STILL)
+    """The weights after two steps in bf16, and two micro-batches each: the temporal parts never run. DDP recomputes."""
+    recomputed = parallel == "ddp"
+    stage = stage_config(
+        "image", 2, accumulate=2, precision="bf16", parallel=parallel, checkpoint_activations=recomputed
+    )
+    run = TinyRun(stage, model=STILL)
     run.train().trainer.engine.update_model()
     return dict(run.model.state_dict())
 

@@ -26,7 +26,7 @@ class MomentumEncoder(nn.Module):
     def _pairs(self, model: OmniVL) -> tuple[list[Tensor], list[Tensor]]:
         live = dict(model.named_parameters(remove_duplicate=False))
         slow = dict(self.encoders.named_parameters())
-        return [own_part(value) for value in slow.values()], [own_part(live[name]).detach() for name in slow]
+        return [local_part(value) for value in slow.values()], [local_part(live[name]).detach() for name in slow]
 
     @torch.no_grad()
     def copy_from(self, model: OmniVL) -> None:
@@ -45,7 +45,7 @@ class MomentumEncoder(nn.Module):
         return self.encoders.embed_visual(pixels), self.encoders.embed_text(ids, mask)
 
 
-def own_part(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor that may be sharded (a DTensor); live and slow ones are sharded alike."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 

@@ -32,7 +32,13 @@ def build_optimizer(module: nn.Module, config: OptimConfig, factors: Mapping[str
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give an optimiser a whole state, sharded as its parameters are."""
+    """Give an optimiser a whole state, sharded as its parameters are. Raises ValueError for that of another one."""
+    has, wanted = ([len(group["params"]) for group in each["param_groups"]] for each in (state, optimizer.state_dict()))
+    if has != wanted:
+        raise ValueError(
+            f"the checkpoint's optimiser has groups of {has} parameters, this version makes groups of {wanted}: "
+            "start a new run from its model with --init"
+        )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     values = {
         number: {name: distributed.shard_like(value, parameters[number]) for name, value in own.items()}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from omnivl.config import OptimConfig
-from omnivl.train.optim import autocast_type, build_optimizer, learning_rate, set_learning_rate
+from omnivl.train.optim import autocast_type, build_optimizer, learning_rate, load_optimizer, set_learning_rate
 from tests.training import pretrain_task, text_task, tiny_model
 
 COSINE = OptimConfig(lr=1.0, min_lr=0.2, warmup_steps=4)
@@ -81,6 +81,20 @@ def test_layers_further_from_the_end_learn_slower() -> None:
     expected |= {"visual.patches.image.weight": 0.125, "visual.cls": 0.125, "visual.position": 0.125}
     assert {name: rates[name] for name in expected} == expected
     assert {rate for name, rate in rates.items() if not name.startswith("visual.")} == {1.0}
+
+
+def test_the_temperature_stands_alone_for_no_kernel_takes_shards_and_whole_tensors_together() -> None:
+    task = pretrain_task(tiny_model())
+    groups = [group["params"] for group in build_optimizer(task, OptimConfig(), {}).param_groups]
+    assert [task.model.temperature] in [list(group) for group in groups if len(group) == 1]
+
+
+def test_a_state_of_another_build_is_refused_in_one_sentence() -> None:
+    one, other = (build_optimizer(torch.nn.Linear(2, 2, bias=bias), OptimConfig(), {}) for bias in (True, False))
+    with pytest.raises(
+        ValueError, match=r"has groups of \[1, 1\] parameters, .* makes groups of \[1\]: start a new run"
+    ):
+        load_optimizer(other, one.state_dict())
 
 
 def test_a_name_that_is_no_parameter_is_our_own_mistake() -> None:
