@@ -172,7 +172,7 @@ def test_retrieval_with_several_captions_never_takes_an_items_own_as_negatives()
     assert losses.sums["match_accuracy"][1] == 0, "no pair of the two is a negative"
     with torch.no_grad():
         seen, read = task.momentum(batch.pixels, batch.ids, batch.mask)
-        scores = model.encode_visual(batch.pixels).embed @ read.embed.T / model.temperature
-        back = model.encode_text(batch.ids, batch.mask).embed @ seen.embed.T / model.temperature
+        scores = model.encode_visual(batch.pixels).embed @ read.T / model.temperature
+        back = model.encode_text(batch.ids, batch.mask).embed @ seen.T / model.temperature
     expected = -(scores.log_softmax(1).mean() + back.log_softmax(1).mean()) / 2
     assert losses.parts["univlc"].item() == pytest.approx(expected.item(), rel=1e-4)
