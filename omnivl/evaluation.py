@@ -30,6 +30,14 @@ log = logging.getLogger(__name__)
 TASKS = ("retrieval", "classify", "probe", "caption", "answer")
 READS: dict[str, Reads] = {"probe": "labels", "answer": "questions"}  # else captions and labels
 
+NEEDED = {
+    "retrieval": "captions",
+    "classify": "labels",
+    "probe": "labels",
+    "caption": "captions (or --predictions, to write what is not scored)",
+    "answer": "questions with answers (or --predictions, to write what is not scored)",
+}
+
 Bad = list[tuple[str, str]]  # (key, reason) of items that could not be read
 
 
@@ -90,7 +98,7 @@ class Evaluation:
         if config.predictions and distributed.is_main():
             write_json(Path(config.predictions), self.predictions)
         if not results and not config.predictions:
-            needed = "captions, labels or questions with answers (or --predictions, to write what is not scored)"
+            needed = " or ".join(dict.fromkeys(NEEDED[task] for task in config.tasks))
             raise ValueError(f"{config.data} has nothing to measure {', '.join(config.tasks)} by: it needs {needed}")
         return [replace(result, settings=self.settings(result)) for result in results], sorted(set(self.bad))
 

@@ -26,6 +26,27 @@ def stopwatch() -> Iterator[list[float]]:
     seconds.append(round(time.monotonic() - started, 2))
 
 
+def prepare_file(path: Path) -> None:
+    """Make sure, before the work, that a file can be written; its folder is made. Raises ValueError."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from None
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{path} cannot be written: its folder may not be written in")
+
+
+def prepare_results(path: Path) -> None:
+    """The same for a results file, which is merged into where it is there already."""
+    prepare_file(path)
+    if path.exists():
+        earlier = read_json(path)
+        if not isinstance(earlier, dict) or "results" not in earlier:
+            raise ValueError(f"{path} is not a results file: choose another --out")
+
+
 def write_results(path: Path, results: Sequence[Result], *, config: Any, seed: int, seconds: float) -> None:
     """Write results.json, or merge into it: a number measured again under the same settings replaces the earlier
     one."""

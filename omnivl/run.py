@@ -107,6 +107,10 @@ def check(config: RunConfig) -> None:
             )
         if steps.steps < 1 or steps.accumulate < 1:
             raise ConfigError(f"{where}: train.steps and train.accumulate must be at least 1")
+        least = {"data.num_frames": (data.num_frames, 1), "data.num_workers": (data.num_workers, 0)}
+        for name, (value, smallest) in (least | {"optim.lr": (stage.optim.lr, 0)}).items():
+            if value < smallest:
+                raise ConfigError(f"{where}: {name} is {value:g}, wanted {smallest} or more")
         if steps.select and not steps.validate_every:
             raise ConfigError(
                 f"{where}: train.select {steps.select!r} is measured where train.validate_every is set: give it steps"

@@ -302,3 +302,54 @@ def test_python_dash_m_is_the_same_program() -> None:
         env={**os.environ, "NO_COLOR": "1"},
     )
     assert done.returncode == 2 and "did you mean 'demo'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_words_may_stand_behind_options(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = str(picture(tmp_path / "a.png")), str(picture(tmp_path / "b.png"))
+    assert main(["caption", a, "--model", model, "--json", b]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["media"] for row in rows] == [a, b]
+    assert "has no place for 'y'" in refused(capsys, "match", a, "x", "--model", model, "y")
+    assert "has no option '--jsn'" in refused(capsys, "caption", a, "--jsn", "--model", model)
+
+
+def test_names_that_are_not_text_stop_nothing_and_json_stays_json(model: str, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    picture(tmp_path / "b.png")
+    for encoding in ("utf-8:strict", "ascii"):
+        words = [sys.executable, "-m", "omnivl", "caption", str(tmp_path), "--model", model, "--json"]
+        done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+        assert done.returncode == 0, done.stderr
+        rows = [json.loads(line) for line in done.stdout.decode("utf-8").splitlines()]
+        assert len(rows) == 2 and all("text" in row for row in rows)
+
+
+def test_an_empty_folder_among_others_and_an_empty_name_are_told(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = str(picture(tmp_path / "a.png"))
+    (tmp_path / "empty").mkdir()
+    assert main(["caption", a, str(tmp_path / "empty"), "--model", model]) == 1
+    out, err = capsys.readouterr()
+    assert out.strip() and "no pictures or clips in there" in err
+    assert "is empty" in refused(capsys, "embed", "", "--model", model)
+
+
+def test_where_results_cannot_be_written_nothing_is_measured(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "afile").write_text("x")
+    common = ["evaluate", model, "--task", "caption", "--data", "world:", "--num-items", "2"]
+    assert "is a folder: name a file" in refused(capsys, *common, "--out", str(tmp_path))
+    assert "cannot be written" in refused(capsys, *common, "--out", str(tmp_path / "afile" / "x.json"))
+    assert "afile" in refused(capsys, *common, "--out", str(tmp_path / "afile"))
+    assert "is a folder" in refused(capsys, *common, "--out", str(tmp_path / "r.json"), "--predictions", str(tmp_path))
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_recipe_that_fails_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r.py").write_text("def f():\n    return 1 / 0\n")
+    assert "does not run: ZeroDivisionError" in refused(capsys, "show", f"{tmp_path / 'r.py'}:f")
+    (tmp_path / "s.py").write_text("def f(:\n")
+    assert "does not run: SyntaxError" in refused(capsys, "train", f"{tmp_path / 's.py'}:f")

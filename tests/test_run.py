@@ -164,6 +164,13 @@ def test_a_joint_stage_resumed_before_its_first_clip_equals_the_uninterrupted_ru
         assert (resumed / file).read_bytes() == (whole / file).read_bytes(), step
 
 
+@pytest.mark.parametrize("setting", ["data.num_frames 0", "data.num_workers -1", "optim.lr -1"])
+def test_numbers_that_cannot_be_are_refused_by_their_name(setting: str) -> None:
+    name, value = setting.split()
+    with pytest.raises(ConfigError, match=f"{name} is {value}, wanted"):
+        check(short("demo", f"--{name}", value))
+
+
 def test_a_metric_to_select_by_that_is_never_measured_is_refused() -> None:
     config = short("demo", "--train.select", "t2i_r1")
     with pytest.raises(ConfigError, match=r"train\.select 't2i_r1' is measured where train\.validate_every is set"):

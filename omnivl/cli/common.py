@@ -1,6 +1,7 @@
 """What the commands share: how one is added to the parser, and which model is meant."""
 
 import argparse
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,18 @@ NO_MODEL = (
 def new_command(commands: Any, name: str, act: Callable[..., int], text: str) -> argparse.ArgumentParser:
     """A subparser whose options `act` is called with; `text` is its line in the list and its description."""
     made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    made.set_defaults(act=act)
+    made.set_defaults(act=act, parser=made)
     return made
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """JSON as text, or in ASCII where a file's name is not text."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return text if text.isascii() or is_text(text) else json.dumps(value, indent=indent)
+
+
+def is_text(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def add_device(made: argparse.ArgumentParser) -> None:

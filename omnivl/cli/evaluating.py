@@ -93,11 +93,16 @@ def evaluate(options: argparse.Namespace) -> int:
     from omnivl import distributed, evaluation
     from omnivl.model.folder import add_results, load_folder
     from omnivl.report import print_table
-    from omnivl.results import stopwatch, write_results
+    from omnivl.results import prepare_file, prepare_results, stopwatch, write_results
 
     config = wanted(options)
     evaluation.check(config)
     folder = model_folder(options)
+    # the cache of the hub is not ours to write in
+    out = Path(options.out or (Path(options.model) if Path(options.model).is_dir() else Path()) / "results.json")
+    prepare_results(out)
+    if config.predictions:
+        prepare_file(Path(config.predictions))
     with distributed.process_group(options.device) as device:
         level = logging.INFO if distributed.is_main() else logging.ERROR  # one process tells for all
         logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
@@ -106,9 +111,7 @@ def evaluate(options: argparse.Namespace) -> int:
             results, bad = evaluation.evaluate(model, tokenizer, config, seed=options.seed)
         if not distributed.is_main():
             return 1 if bad else 0
-        # the cache of the hub is not ours to write in
-        out = Path(options.out or (Path(options.model) if Path(options.model).is_dir() else Path()) / "results.json")
-        settings = {name: value for name, value in vars(options).items() if name not in ("act", "command")}
+        settings = {name: value for name, value in vars(options).items() if name not in ("act", "command", "parser")}
         write_results(out, results, config=settings, seed=options.seed, seconds=seconds[0])
         if out.resolve() == (folder / "results.json").resolve():
             add_results(folder, read_json(out)["results"])

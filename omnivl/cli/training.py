@@ -68,11 +68,16 @@ def find_recipe(name: str) -> RunConfig:
         spec = importlib.util.spec_from_file_location(Path(file).stem, file)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        made = getattr(module, function, None)
-        if not callable(made):
-            raise ConfigError(f"{file} has no function {function!r}")
-        config = made()
+        try:
+            spec.loader.exec_module(module)
+            made = getattr(module, function, None)
+            if not callable(made):
+                raise ConfigError(f"{file} has no function {function!r}")
+            config = made()
+        except ConfigError:
+            raise
+        except Exception as raised:  # whatever somebody's recipe does
+            raise ConfigError(f"{name} does not run: {type(raised).__name__}: {raised}") from raised
         if not isinstance(config, RunConfig):
             raise ConfigError(f"{name} must return a RunConfig, got {type(config).__name__}")
         return config

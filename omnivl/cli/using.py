@@ -1,13 +1,12 @@
 """embed, caption, classify, ask, match: a model on somebody's pictures and clips."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnivl.cli.common import add_device, model_name, new_command
+from omnivl.cli.common import add_device, as_json, model_name, new_command
 from omnivl.config import ConfigError
 
 
@@ -41,6 +40,8 @@ def expand(paths: Sequence[str]) -> Iterator[str]:
     from omnivl.data.media import find_media
 
     for path in paths:
+        if not path:
+            raise ConfigError("the name of a picture or clip is empty")
         if Path(path).is_dir():
             yield from (str(found) for found in find_media(path))
         else:
@@ -62,6 +63,9 @@ def each_media(
         raise ConfigError(f"{', '.join(options.media)}: no pictures or clips in there")
     lines = options.json and (len(paths) > 1 or Path(options.media[0]).is_dir())
     failed = False
+    for empty in (name for name in options.media if Path(name).is_dir() and not any(expand([name]))):
+        failed = True
+        print(f"omnivl: {empty}: no pictures or clips in there", file=sys.stderr)
     for first in range(0, len(paths), 32):
         part = paths[first : first + 32]
         loaded: list[Any] = []
@@ -78,7 +82,7 @@ def each_media(
             if "error" not in row:
                 row |= {key: value for key, value in next(answers).items() if value is not None}
             if options.json:
-                print(json.dumps(row, ensure_ascii=False, indent=None if lines else 2))
+                print(as_json(row, None if lines else 2))
             elif "error" not in row:
                 print(line(row) if len(paths) == 1 else f"{row['media']}\t{line(row)}")
             if "error" in row:

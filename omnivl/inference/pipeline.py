@@ -88,7 +88,9 @@ class Pipeline:
     def embed(self, media: Any) -> np.ndarray:
         """Unit vectors (N, E) float32 of pictures and clips; one input gives (E,). Raises BadSample."""
         rows = self._each(media, lambda tokens, embed, medium: list(embed.float().cpu().numpy()))
-        return np.stack(rows) if isinstance(rows, list) else rows
+        if isinstance(rows, list):
+            return np.stack(rows) if rows else np.zeros((0, self.config.embed_dim), np.float32)
+        return rows
 
     def embed_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """Unit vectors (N, E) float32; one text gives (E,)."""
@@ -137,6 +139,8 @@ class Pipeline:
 
         Raises BadSample, and ValueError for an empty question or fewer than two different choices.
         """
+        if isinstance(choices, str):
+            raise ValueError(f"choices must be a list of answers, got the text {choices!r}")
         many_media, many_questions = is_many(media), not isinstance(question, str)
         questions = list(question) if many_questions else [str(question)]
         listed = None if choices is None else answer_list(self.model, self.tokenizer, choices, max_tokens=MAX_TOKENS)
@@ -168,6 +172,8 @@ class Pipeline:
         `zero_shot`. Raises BadSample, and ValueError where there are no labels or one alone.
         """
         own = self.model.extra.get("labels", [])
+        if isinstance(labels, str):
+            raise ValueError(f"labels must be a list of names, got the text {labels!r}")
         names = list(dict.fromkeys(own if labels is None else labels))
         if not names:
             raise ValueError("this model has no classifier of its own: give the labels to choose from")

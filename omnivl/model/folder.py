@@ -139,6 +139,7 @@ def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple[OmniV
     incomplete, or whose parts do not belong together."""
     read_config(folder)
     model = load_model(folder, device)
+    check_preprocessing(folder, model.config)
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.vocab_size != model.config.text.vocab_size:
         raise ValueError(
@@ -146,6 +147,19 @@ def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple[OmniV
             f"the model's embedding {model.config.text.vocab_size}"
         )
     return model, tokenizer
+
+
+def check_preprocessing(folder: Path, config: ModelConfig) -> None:
+    """preprocessor_config.json, which others read, says what config.json says, where it is there. Raises ValueError."""
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return
+    said, ours = read_json(path), preprocessing(config)
+    wrong = [name for name, value in ours.items() if said.get(name, value) != value]
+    if wrong:
+        raise ValueError(
+            f"{path} says {wrong[0]} {said[wrong[0]]}, config.json {ours[wrong[0]]}: make them say the same"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -176,7 +176,8 @@ def evaluate_retrieval(
         final = matched.add_(scaled)
         results += score_direction(gallery, f"t2{letter}", behind(scaled, final, to_visual, 0).T, own.T, depth)
         by_visual = behind(scaled, final, to_text, 1)
-        by_visual[~encoded.read] = 0.0  # an unreadable query knows nothing: chance
+        by_visual[~encoded.read] = 0.0  # an unreadable query finds its own texts last
+        by_visual[own & ~encoded.read[:, None]] = -1.0
         captioned = own.any(1)
         results += score_direction(gallery, f"{letter}2t", by_visual[captioned], own[captioned], depth)
     return results

@@ -1,5 +1,6 @@
 """The pipeline: shapes in and out, images and videos alike, and the same numbers however inputs are given."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +195,24 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
         omnivl.load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no config\.json"):
         omnivl.load(tmp_path)
+
+
+def test_a_text_is_never_read_letter_by_letter(model: Pipeline, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="labels must be a list of names, got the text 'star,ring'"):
+        model.classify(path, "star,ring")
+    with pytest.raises(ValueError, match="choices must be a list of answers, got the text 'red'"):
+        model.answer(path, "what colour?", choices="red")
+
+
+def test_nothing_in_nothing_out(model: Pipeline) -> None:
+    assert model.embed([]).shape == model.embed_text([]).shape == (0, model.config.embed_dim)
+    assert model.caption([]) == []
+
+
+def test_preprocessing_that_contradicts_the_config_is_refused(tmp_path: Path) -> None:
+    path = mini_folder(tmp_path / "m") / "preprocessor_config.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({**said, "image_mean": [0.5, 0.5, 0.5]}))
+    with pytest.raises(ValueError, match=r"says image_mean .*make them say the same"):
+        omnivl.load(tmp_path / "m", device="cpu")

@@ -126,6 +126,9 @@ def test_what_cannot_be_read_is_counted_and_never_found(k: int) -> None:
     # its three texts never find it within the first 6 of 7: those of the others do as they did, at most
     value = values(results, k)["t2i_r5"]
     assert value is not None and found["t2i_r5"] is not None and value <= found["t2i_r5"] * 7 / 10 + 1e-9
+    # and what it is asked for, it finds last: not within the first 5 of 10
+    value = values(results, k)["i2t_r5"]
+    assert value is not None and found["i2t_r5"] is not None and value <= found["i2t_r5"] * 5 / 6 + 1e-9
 
 
 @pytest.mark.parametrize(
