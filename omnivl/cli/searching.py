@@ -121,9 +121,21 @@ def index(options: argparse.Namespace) -> int:
     report = made.report
     assert report is not None
     tell(report)
-    counts = {"new": report.embedded, "known": report.known, "unchanged": report.unchanged, "forgotten": report.removed}
+    if still := report.unreadable:
+        files = "1 file" if still == 1 else f"{still} files"
+        print(
+            f"omnivl: {files} still cannot be read; omnivl index --errors lists {'it' if still == 1 else 'them'}",
+            file=sys.stderr,
+        )
+    counts = {
+        "new": report.embedded,
+        "known": report.known,
+        "unchanged": report.unchanged,
+        "still unreadable": still,
+        "forgotten": report.removed,
+    }
     print(", ".join([f"{report.found} files", *(f"{n} {what}" for what, n in counts.items() if n)]))
-    return 1 if report.failed else 0
+    return 1 if report.failed or still else 0
 
 
 def errors(options: argparse.Namespace) -> int:

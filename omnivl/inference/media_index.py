@@ -91,7 +91,8 @@ class MediaIndex:
                 stays until that is whole.
 
         Raises:
-            ValueError: the index is of another model or other windows, or is being written to.
+            ValueError: the index is of another model or other windows, or is being written to; none of the folders
+                is one.
         """
         folder = default_folder() if index is None else Path(index).expanduser()
         pipeline = model if isinstance(model, Pipeline) else load(model)
@@ -100,15 +101,21 @@ class MediaIndex:
         if known is not None and not rebuild:
             refuse_another(folder, known, wanted)
         many = [folders] if isinstance(folders, (str, Path)) else list(folders)
-        if not many and known is not None:
+        stored: list[str] = []
+        if known is not None:
             old = Store(folder, known)
-            many = list(old.roots())
+            stored = old.roots()
             old.close()
+        many = many or list(stored)
         if not many:
             raise ValueError(f"there is no index in {folder} yet: name the folders to index")
+        roots, refused = indexer.roots_of(many, stored)
+        if not roots:
+            raise ValueError("; ".join(f"{path}: {reason}" for path, reason in refused))
         writer = Writer(folder, wanted)
         try:
-            report = indexer.update(writer, pipeline, many, prune=prune, progress=progress)
+            report = indexer.update(writer, pipeline, roots, prune=prune, progress=progress)
+            report.failed = refused + report.failed
             if wanted.settings.backend == "faiss":
                 grow_graph(graph_path(writer), writer.vectors(), keep=True)
             writer.publish()
