@@ -194,7 +194,7 @@ def search(options: argparse.Namespace) -> int:
     found = opened.find(query, options.top, filters=filters, rerank=options.rerank, min_match=options.min_match)
     if options.json:
         rows = [row(result) for result in found.results]
-        write(json.dumps({"query": options.query, "results": rows}, ensure_ascii=False, indent=2))
+        write_json({"query": options.query, "results": rows})
     elif options.null or options.paths_only:
         for result in found.results:
             write(result.path, "\0" if options.null else "\n")
@@ -222,6 +222,16 @@ def write(text: str, end: str = "\n") -> None:
     sys.stdout.buffer.flush()
 
 
+def write_json(value: Any) -> None:
+    """As readable as can be: escaped where a path is no text, which raw bytes would make no JSON."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    write(text)
+
+
 def printable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
@@ -245,7 +255,7 @@ def moments(options: argparse.Namespace) -> int:
     if options.json:
         shared = {"path": options.film, "media": "video", "kind": "cosine"}
         rows = [{**shared, **dataclasses.asdict(moment)} for moment in found]
-        write(json.dumps({"query": options.text, "results": rows}, ensure_ascii=False, indent=2))
+        write_json({"query": options.text, "results": rows})
         return 0
     for moment in found:
         write(f"{moment.score:.3f}\t{duration(moment.start)}-{duration(moment.end)}")

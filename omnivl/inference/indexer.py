@@ -38,7 +38,7 @@ class Report:
 
 
 def update(writer: Writer, pipeline: Pipeline, roots: Sequence[Path], *, prune: bool, progress: Progress) -> Report:
-    """Bring the index up to date with the folders (of `roots_of`); files elsewhere stay. What cannot be read is reported.
+    """Bring the index up to date with the roots; files elsewhere stay as they are. What cannot be read is reported.
 
     `prune`: forget files too where their folder is gone or empty, as it is when a disk is not mounted.
     """

@@ -120,6 +120,22 @@ def test_windows_and_stride_are_settings_that_an_index_keeps(build: Callable[...
     assert build(seconds=4.0, rebuild=True).embedded == 8
 
 
+def test_vectors_that_are_cut_short_are_told_and_not_filled_up(
+    pipeline: Pipeline, build: Callable[..., Report], media: Path, tmp_path: Path
+) -> None:
+    build()
+    (vectors,) = (tmp_path / "index").glob("*.f16")
+    os.truncate(vectors, size := vectors.stat().st_size - 3)
+    told = rf"{vectors.name} is cut short \({size} bytes of {size + 3}\): .*`rm -r .* omnivl index --index .* {media}`"
+    with pytest.raises(ValueError, match=told):
+        MediaIndex.open(tmp_path / "index", pipeline).search("a red circle")
+    with pytest.raises(ValueError, match=told):
+        build()
+    assert vectors.stat().st_size == size
+    shutil.rmtree(tmp_path / "index")
+    assert build().embedded == 8
+
+
 def test_folders_that_hold_no_media_of_ours_are_left_out(build: Callable[..., Report], media: Path) -> None:
     for name in (".git", "node_modules", "@eaDir", ".hidden"):
         (media / name).mkdir()

@@ -84,3 +84,6 @@ def test_what_has_no_moments_is_told(pipeline: Pipeline, tmp_path: Path) -> None
         find_moments(pipeline, film, " ")
     with pytest.raises(ValueError, match="stride"):
         find_moments(pipeline, film, "red", stride=9)
+    for short in ({"stride": 1e-9}, {"seconds": 1e-6}, {"stride": float("nan")}):
+        with pytest.raises(ValueError, match=r"a stride is at least 0\.05 s"):
+            find_moments(pipeline, film, "red", **short)

@@ -141,7 +141,8 @@ def test_a_name_that_is_no_text_is_written_as_the_system_has_it(
         assert main(["search", "a red circle", option]) == 0
         assert capfdbinary.readouterr().out == os.fsencode(media) + b"/\xff\n.png" + end
     assert main(["search", "a red circle", "--json"]) == 0
-    capfdbinary.readouterr()
+    (row,) = json.loads(capfdbinary.readouterr().out.decode("utf-8"))["results"]
+    assert os.fsencode(row["path"]) == os.fsencode(media) + b"/\xff\n.png"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +152,8 @@ def test_a_name_that_is_no_text_is_written_as_the_system_has_it(
         (["index", "--model", "MODEL"], "name the folders to index"),
         (["index", "--errors"], "there is no index"),
         (["index", ".", "--model", "MODEL", "--stride", "9"], "at most the length"),
+        (["index", ".", "--model", "MODEL", "--window", "1e-6"], "at least 0.05 s"),
+        (["index", ".", "--model", "MODEL", "--stride", "1e-9"], "at least 0.05 s"),
         (["index", ".", "--model", "nowhere"], "no such folder"),
         (["index", "nope", "--model", "MODEL"], "nope: no such folder"),
         (["index", "MODEL/config.json", "--model", "MODEL"], "config.json: is not a folder"),
