@@ -257,7 +257,7 @@ def test_what_is_not_a_request_is_one_sentence(client: TestClient) -> None:
     refused(client.post("/page.css"), 405, "")
     for path in ("/nope", "/search", "/v1/nope"):
         refused(client.post(path, json={}), 404, "")
-    deep = {"content": b"[" * 200_000, "headers": {"content-type": "application/json"}}
+    deep: dict[str, Any] = {"content": b"[" * 200_000, "headers": {"content-type": "application/json"}}
     refused(client.post("/v1/search", **deep), 400, "")
 
 
