@@ -121,9 +121,21 @@ def index(options: argparse.Namespace) -> int:
     report = made.report
     assert report is not None
     tell(report)
-    counts = {"new": report.embedded, "known": report.known, "unchanged": report.unchanged, "forgotten": report.removed}
+    if still := report.unreadable:
+        files = "1 file" if still == 1 else f"{still} files"
+        print(
+            f"omnivl: {files} still cannot be read; omnivl index --errors lists {'it' if still == 1 else 'them'}",
+            file=sys.stderr,
+        )
+    counts = {
+        "new": report.embedded,
+        "known": report.known,
+        "unchanged": report.unchanged,
+        "still unreadable": still,
+        "forgotten": report.removed,
+    }
     print(", ".join([f"{report.found} files", *(f"{n} {what}" for what, n in counts.items() if n)]))
-    return 1 if report.failed else 0
+    return 1 if report.failed or still else 0
 
 
 def errors(options: argparse.Namespace) -> int:
@@ -182,7 +194,7 @@ def search(options: argparse.Namespace) -> int:
     found = opened.find(query, options.top, filters=filters, rerank=options.rerank, min_match=options.min_match)
     if options.json:
         rows = [row(result) for result in found.results]
-        write(json.dumps({"query": options.query, "results": rows}, ensure_ascii=False, indent=2))
+        write_json({"query": options.query, "results": rows})
     elif options.null or options.paths_only:
         for result in found.results:
             write(result.path, "\0" if options.null else "\n")
@@ -210,6 +222,16 @@ def write(text: str, end: str = "\n") -> None:
     sys.stdout.buffer.flush()
 
 
+def write_json(value: Any) -> None:
+    """As readable as can be: escaped where a path is no text, which raw bytes would make no JSON."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    write(text)
+
+
 def printable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
@@ -233,7 +255,7 @@ def moments(options: argparse.Namespace) -> int:
     if options.json:
         shared = {"path": options.film, "media": "video", "kind": "cosine"}
         rows = [{**shared, **dataclasses.asdict(moment)} for moment in found]
-        write(json.dumps({"query": options.text, "results": rows}, ensure_ascii=False, indent=2))
+        write_json({"query": options.text, "results": rows})
         return 0
     for moment in found:
         write(f"{moment.score:.3f}\t{duration(moment.start)}-{duration(moment.end)}")

@@ -12,6 +12,8 @@ from omnivl.config import to_dict
 from omnivl.inference.pipeline import Pipeline
 from omnivl.inference.store import Description, Settings
 
+SHORTEST = 0.05  # seconds of a window or a stride: below the time of a frame there is nothing more to see
+
 
 def default_folder() -> Path:
     """OMNIVL_INDEX, else omnivl/index where the user's data live."""
@@ -34,17 +36,23 @@ def describe(
     frames = pipeline.config.vision.num_frames
     settings = known or Settings(frames)
     if seconds is not None:
-        settings = replace(settings, seconds=float(seconds), stride=seconds / 2)
+        settings = replace(settings, seconds=float(seconds), stride=max(seconds / 2, SHORTEST))
     if stride is not None:
         settings = replace(settings, stride=float(stride))
-    if not 0 < settings.stride <= settings.seconds < math.inf:
-        raise ValueError(
-            f"windows of {settings.seconds:g} s every {settings.stride:g} s: a stride is above 0 and at most the length"
-        )
+    check_windows(settings.seconds, settings.stride)
     settings = replace(settings, num_frames=frames, backend=backend or settings.backend)
     name = pipeline.name or "a model without a name"
     name = str(Path(name).absolute()) if Path(name).is_dir() else name  # else it is one of a hub
     return Description(name, fingerprint(pipeline), pipeline.config.embed_dim, settings)
+
+
+def check_windows(seconds: float, stride: float) -> None:
+    """Raises ValueError for windows that make no sense, or would be too many."""
+    if not SHORTEST <= stride <= seconds < math.inf:
+        raise ValueError(
+            f"windows of {seconds:g} s every {stride:g} s: a stride is at least {SHORTEST:g} s and at most the length "
+            "of a window"
+        )
 
 
 def fingerprint(pipeline: Pipeline) -> str:

@@ -29,6 +29,7 @@ class Report:
 
     found: int = 0
     unchanged: int = 0
+    unreadable: int = 0  # could not be read by an earlier run, and have not changed
     embedded: int = 0
     known: int = 0  # copies, moved or touched ones: their bytes were in the index
     removed: int = 0
@@ -36,15 +37,12 @@ class Report:
     kept: list[str] = field(default_factory=list)  # sentences on folders whose files are not forgotten, and why
 
 
-def update(
-    writer: Writer, pipeline: Pipeline, folders: Sequence[str | Path], *, prune: bool, progress: Progress
-) -> Report:
-    """Bring the index up to date with the folders; files elsewhere stay as they are. What cannot be read is reported.
+def update(writer: Writer, pipeline: Pipeline, roots: Sequence[Path], *, prune: bool, progress: Progress) -> Report:
+    """Bring the index up to date with the roots; files elsewhere stay as they are. What cannot be read is reported.
 
     `prune`: forget files too where their folder is gone or empty, as it is when a disk is not mounted.
     """
     report = Report()
-    roots = [resolve(Path(folder).expanduser().absolute()) for folder in folders]
     with writer.transaction():
         for root in roots:
             writer.execute("INSERT OR IGNORE INTO roots VALUES (?)", (os.fsencode(root),))
@@ -56,7 +54,9 @@ def update(
         empty += [] if here else [root]
     report.found = len(found)
     new = changed(writer, list(found.values()))
-    report.unchanged = len(found) - len(new)
+    bad = {path for (path,) in writer.execute("SELECT path FROM files WHERE error IS NOT NULL")}
+    report.unreadable = len(bad & (found.keys() - {file.path for file in new}))
+    report.unchanged = len(found) - len(new) - report.unreadable
     known = dict(
         writer.execute(
             "SELECT hash, CASE done WHEN 1 THEN -1 ELSE (SELECT coalesce(max(number) + 1, 0) FROM windows "
@@ -79,6 +79,19 @@ def update(
         forget(writer, root, set(found), report, keep=root in empty and not prune)
     writer.tidy()
     return report
+
+
+def roots_of(folders: Sequence[str | Path], known: Sequence[str]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The folders to walk, and those refused with the reason: what is no folder and never was one of the index's."""
+    roots: list[Path] = []
+    refused: list[tuple[str, str]] = []
+    for folder in folders:
+        root = resolve(Path(folder).expanduser().absolute())
+        if os.path.isdir(root) or str(root) in known:
+            roots.append(root)
+        else:
+            refused.append((str(root), "is not a folder" if os.path.lexists(root) else "no such folder"))
+    return roots, refused
 
 
 def files_below(root: Path, index: Path, report: Report) -> list[File]:

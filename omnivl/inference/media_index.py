@@ -91,7 +91,8 @@ class MediaIndex:
                 stays until that is whole.
 
         Raises:
-            ValueError: the index is of another model or other windows, or is being written to.
+            ValueError: the index is of another model or other windows, or is being written to; none of the folders
+                is one.
         """
         folder = default_folder() if index is None else Path(index).expanduser()
         pipeline = model if isinstance(model, Pipeline) else load(model)
@@ -100,15 +101,21 @@ class MediaIndex:
         if known is not None and not rebuild:
             refuse_another(folder, known, wanted)
         many = [folders] if isinstance(folders, (str, Path)) else list(folders)
-        if not many and known is not None:
+        stored: list[str] = []
+        if known is not None:
             old = Store(folder, known)
-            many = list(old.roots())
+            stored = old.roots()
             old.close()
+        many = many or list(stored)
         if not many:
             raise ValueError(f"there is no index in {folder} yet: name the folders to index")
+        roots, refused = indexer.roots_of(many, stored)
+        if not roots:
+            raise ValueError("; ".join(f"{path}: {reason}" for path, reason in refused))
         writer = Writer(folder, wanted)
         try:
-            report = indexer.update(writer, pipeline, many, prune=prune, progress=progress)
+            report = indexer.update(writer, pipeline, roots, prune=prune, progress=progress)
+            report.failed = refused + report.failed
             if wanted.settings.backend == "faiss":
                 grow_graph(graph_path(writer), writer.vectors(), keep=True)
             writer.publish()
@@ -166,16 +173,21 @@ class MediaIndex:
 
     def check(self, text: str | None, top_k: int, rerank: int | None, min_match: float | None) -> int:
         """How many are to be matched. Raises ValueError where a query cannot be answered."""
-        if top_k < 1 or (rerank or 0) < 0 or not 0 <= (min_match or 0) <= 1:
-            raise ValueError(
-                f"top_k is {top_k}, rerank {rerank}, min_match {min_match}: wanted 1 or more, 0 or more, and 0 to 1"
-            )
+        for name, number, least in (("top_k", top_k, 1), ("rerank", 0 if rerank is None else rerank, 0)):
+            if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or number < least:
+                raise ValueError(f"{name} is {number}, wanted a whole number, {least} or more")
+        if not 0 <= (min_match or 0) <= 1:
+            raise ValueError(f"min_match is {min_match}, wanted 0 to 1")
         if text is None:
             if rerank or min_match is not None:
                 raise ValueError("only a text can be matched: search by example without a matching score")
             return 0
         if not text.strip():
             raise ValueError("the query is empty: say what to look for")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the query {text!r} is no text: its bytes are not UTF-8") from None
         depth = (RERANK if self.pipeline.model.temperature.is_cuda else 0) if rerank is None else rerank
         return depth if min_match is None else max(depth, top_k)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from omnivl.data.media import kind
 from omnivl.data.windows import read_windows
+from omnivl.inference.identity import SHORTEST, check_windows
 from omnivl.inference.pipeline import BATCH, Loaded, Pipeline
 
 FLOOR = 0.1  # share of a film that is taken for not showing what is looked for
@@ -44,7 +45,8 @@ def find_moments(
         raise ValueError("the text is empty: say what to look for")
     if kind(film) == "image":
         raise ValueError(f"{os.fspath(film)} is a picture: moments are of a video")
-    step = seconds / 4 if stride is None else stride
+    step = max(seconds / 4, SHORTEST) if stride is None else stride
+    check_windows(seconds, step)
     spans, vectors = embedded(pipeline, film, seconds, step)
     stretches, scores = stretched(spans, vectors @ pipeline.embed_text(text), step)
     found = [

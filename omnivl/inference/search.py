@@ -5,6 +5,7 @@ The graph is approximate, and worth its memory above a million rows. This room k
 Axes: N rows, E embedding.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,6 +79,7 @@ class Graph:
 
 
 def import_faiss() -> Any:
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells how it was loaded
     try:
         import faiss
     except ImportError:

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -126,10 +127,27 @@ class Store:
             name, count = self.meta("vectors"), self.meta("rows")
             if self.mapped[0] != name or len(self.mapped[1]) < count:
                 shape = (count, self.description.embed_dim)
+                self.check_size(name, count)
                 # copy on write: torch wants arrays it could write to; nothing is written
                 found = np.memmap(self.folder / name, np.float16, "c", shape=shape) if count else np.zeros(shape, "f2")
                 self.mapped = name, found
             return self.mapped[1][:count]
+
+    def check_size(self, name: str, count: int) -> None:
+        """Raises ValueError where a file holds fewer than `count` rows."""
+        path, wanted = self.folder / name, count * self.row_bytes
+        size = path.stat().st_size if count else 0
+        if size < wanted:
+            folder = shlex.quote(str(self.folder))
+            made = shlex.join(["--index", str(self.folder), "--model", self.description.model, *self.roots()])
+            raise ValueError(
+                f"{path} is cut short ({size} bytes of {wanted}): make the index anew with "
+                f"`rm -r {folder} && omnivl index {made}`"
+            )
+
+    @property
+    def row_bytes(self) -> int:
+        return 2 * self.description.embed_dim
 
     def snapshot(self, statement: str, values: Sequence[Any] = ()) -> tuple[np.ndarray, list[Any]]:
         """(vectors, all rows of a statement), both of one moment."""
@@ -191,6 +209,7 @@ class Writer(Store):
         known = read_description(self.folder)
         if known is None or (known.key == self.description.key and known != self.description):
             self.publish()
+        self.check_size(self.meta("vectors"), self.meta("rows"))  # else it would grow by zeros
         self.file = open(self.folder / self.meta("vectors"), "ab", buffering=0)  # noqa: SIM115
         self.file.truncate(self.meta("rows") * self.row_bytes)
 
@@ -198,10 +217,6 @@ class Writer(Store):
         self.file.close()
         super().close()
         self.lock_file.close()
-
-    @property
-    def row_bytes(self) -> int:
-        return 2 * self.description.embed_dim
 
     def vectors_name(self, number: int) -> str:
         return f"vectors-{self.description.key}-{number}.f16"

@@ -1,6 +1,7 @@
 """Moments: in a film joined from known clips the right one is found, by a stand-in for a model that sees colours."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,3 +85,7 @@ def test_what_has_no_moments_is_told(pipeline: Pipeline, tmp_path: Path) -> None
         find_moments(pipeline, film, " ")
     with pytest.raises(ValueError, match="stride"):
         find_moments(pipeline, film, "red", stride=9)
+    shorts: list[dict[str, Any]] = [{"stride": 1e-9}, {"seconds": 1e-6}, {"stride": float("nan")}]
+    for short in shorts:
+        with pytest.raises(ValueError, match=r"a stride is at least 0\.05 s"):
+            find_moments(pipeline, film, "red", **short)

@@ -1,5 +1,6 @@
 """Search: equals brute force, filters come first, and what is gone is never an answer."""
 
+import logging
 import math
 import os
 from pathlib import Path
@@ -193,10 +194,16 @@ def test_what_does_not_match_is_left_out_and_the_best_is_told(
 def test_senseless_questions_are_refused(index: MediaIndex, media: Path) -> None:
     with pytest.raises(ValueError, match="only a text"):
         index.search(media / "0.png", rerank=3)
-    with pytest.raises(ValueError, match="top_k is 0"):
-        index.search("a red circle", 0)
-    with pytest.raises(ValueError, match="min_match 2"):
+    for top_k in (0, 2.5, True, "3"):
+        with pytest.raises(ValueError, match=f"^top_k is {top_k}, wanted a whole number, 1 or more$"):
+            index.search("a red circle", top_k)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^rerank is -1, wanted a whole number, 0 or more$"):
+        index.search("a red circle", rerank=-1)
+    with pytest.raises(ValueError, match=r"^min_match is 2, wanted 0 to 1$"):
         index.find("a red circle", min_match=2)
+    with pytest.raises(ValueError, match="is no text"):
+        index.search("\ud800")
+    assert len(index.search("a red circle", np.int64(2))) == 2  # type: ignore[arg-type]
 
 
 def test_tokens_are_kept_up_to_a_size(pipeline: Pipeline, media: Path) -> None:
@@ -213,6 +220,7 @@ def test_an_index_with_a_graph_answers_alike(
 ) -> None:
     with MediaIndex.build(media, pipeline, index=tmp_path / "index", backend="faiss") as graph:
         assert list((tmp_path / "index").glob("*.hnsw"))
+        assert not logging.getLogger("faiss.loader").isEnabledFor(logging.INFO), "how it was loaded is not told"
         for top_k in (1, 4, 100):
             assert names(graph.search("a red circle", top_k)) == names(index.search("a red circle", top_k))
     with MediaIndex.build(media, pipeline, index=tmp_path / "index") as again:

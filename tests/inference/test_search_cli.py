@@ -32,8 +32,10 @@ def test_index_then_search(capfd: Capture, tmp_path: Path, model: str) -> None:
     assert main(["index", str(media), "--model", model]) == 1  # one file cannot be read
     out, err = capfd.readouterr()
     assert out == "10 files, 8 new, 1 known\n" and "broken.jpg: is neither" in err and "10/10 files" in err
-    assert main(["index"]) == 0
-    assert capfd.readouterr().out == "10 files, 10 unchanged\n"
+    assert main(["index"]) == 1
+    out, err = capfd.readouterr()
+    assert out == "10 files, 9 unchanged, 1 still unreadable\n"
+    assert err.count("omnivl: 1 file still cannot be read; omnivl index --errors lists it\n") == 1
     assert main(["index", "--errors"]) == 0
     assert capfd.readouterr().out.startswith(f"{media}/broken.jpg\tis neither")
 
@@ -95,6 +97,14 @@ def test_a_folder_that_is_not_there_is_named_and_the_others_are_done(
     assert main(["index", str(tmp_path / "gone"), str(media), "--model", model]) == 1
     out, err = capfd.readouterr()
     assert out == "1 files, 1 new\n" and f"{tmp_path / 'gone'}: no such folder" in err
+    assert main(["index", str(media / "a.png"), str(media)]) == 1
+    assert f"{media / 'a.png'}: is not a folder" in capfd.readouterr().err
+    assert main(["index", str(tmp_path / "gone")]) == 2
+    capfd.readouterr()
+    assert main(["index"]) == 0, "what is no folder was not kept as one"
+    media.rename(tmp_path / "away")
+    assert main(["index"]) == 1, "a folder of the index that is away is not refused"
+    assert "1 files below it stay" in capfd.readouterr().err
 
 
 def test_a_full_disk_ends_the_run_in_one_sentence_and_the_next_goes_on(
@@ -131,7 +141,8 @@ def test_a_name_that_is_no_text_is_written_as_the_system_has_it(
         assert main(["search", "a red circle", option]) == 0
         assert capfdbinary.readouterr().out == os.fsencode(media) + b"/\xff\n.png" + end
     assert main(["search", "a red circle", "--json"]) == 0
-    capfdbinary.readouterr()
+    (row,) = json.loads(capfdbinary.readouterr().out.decode("utf-8"))["results"]
+    assert os.fsencode(row["path"]) == os.fsencode(media) + b"/\xff\n.png"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +152,11 @@ def test_a_name_that_is_no_text_is_written_as_the_system_has_it(
         (["index", "--model", "MODEL"], "name the folders to index"),
         (["index", "--errors"], "there is no index"),
         (["index", ".", "--model", "MODEL", "--stride", "9"], "at most the length"),
+        (["index", ".", "--model", "MODEL", "--window", "1e-6"], "at least 0.05 s"),
+        (["index", ".", "--model", "MODEL", "--stride", "1e-9"], "at least 0.05 s"),
         (["index", ".", "--model", "nowhere"], "no such folder"),
+        (["index", "nope", "--model", "MODEL"], "nope: no such folder"),
+        (["index", "MODEL/config.json", "--model", "MODEL"], "config.json: is not a folder"),
         (["search", "a red circle", "--model", "MODEL"], "there is no index"),
         (["search", " ", "--model", "MODEL"], "the query is empty"),
         (["search", "a", "nowhere", "--model", "MODEL"], "nowhere is not a folder"),
@@ -155,7 +170,7 @@ def test_what_cannot_begin_is_one_sentence(
     capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, words: list[str], told: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main([model if word == "MODEL" else word for word in words]) == 2
+    assert main([word.replace("MODEL", model) for word in words]) == 2
     out, err = capfd.readouterr()
     assert out == "" and err.startswith("omnivl: ") and err.count("\n") == 1 and told in err
     assert not (tmp_path / "index").exists()

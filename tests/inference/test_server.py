@@ -221,6 +221,13 @@ def test_an_empty_query_is_told(client: TestClient, query: str) -> None:
         ("/v1/search", {"query": "a", "path": "1.png"}, 400, "one of them"),
         ("/v1/search", {"query": "a", "top_k": 0}, 422, "top_k"),
         ("/v1/search", {"query": "a", "top_k": 10**9}, 422, "top_k"),
+        ("/v1/search", {"query": "a", "top_k": True}, 422, "top_k: wanted a number"),
+        ("/v1/search", {"query": "a", "min_match": False}, 422, "min_match: wanted a number"),
+        ("/v1/search", {"query": "\ud800", "top_k": 1}, 400, "surrogate"),
+        ("/v1/match", {"path": "1.png", "text": "\udcff"}, 400, "surrogate"),
+        ("/v1/ask", {"path": "1.png", "question": "a\ud800"}, 400, "surrogate"),
+        ("/v1/classify", {"path": "1.png", "labels": ["a", "\ud800"]}, 400, "surrogate"),
+        ("/v1/caption", {"path": "\ud800.png"}, 400, "surrogate"),
         ("/v1/search", {"query": "a", "after": "soon"}, 400, "'soon' is not a date"),
         ("/v1/search", {"query": "a", "type": "sound"}, 422, "type"),
         ("/v1/search", {"query": "a", "topk": 3}, 422, "topk"),
@@ -236,7 +243,7 @@ def test_an_empty_query_is_told(client: TestClient, query: str) -> None:
     ],
 )
 def test_senseless_requests_are_one_sentence(client: TestClient, path: str, body: Any, status: int, told: str) -> None:
-    refused(client.post(path, json=body), status, told)
+    refused(client.post(path, content=json.dumps(body), headers={"content-type": "application/json"}), status, told)
 
 
 def test_what_is_not_a_request_is_one_sentence(client: TestClient) -> None:
@@ -247,6 +254,19 @@ def test_what_is_not_a_request_is_one_sentence(client: TestClient) -> None:
     refused(client.post("/v1/caption", content=b"x", headers={"content-type": "multipart/form-data"}), 400, "boundary")
     refused(client.get("/v1/search"), 405, "")
     refused(client.get("/v1/nowhere"), 404, "")
+    refused(client.post("/page.css"), 405, "")
+    for path in ("/nope", "/search", "/v1/nope"):
+        refused(client.post(path, json={}), 404, "")
+    deep: dict[str, Any] = {"content": b"[" * 200_000, "headers": {"content-type": "application/json"}}
+    refused(client.post("/v1/search", **deep), 400, "")
+
+
+def test_a_field_of_a_form_may_be_given_more_than_once(client: TestClient, place: Path) -> None:
+    form: dict[str, Any] = {"files": sent(place / "media" / "1.png"), "data": {"labels": ["a star, red", "ring"]}}
+    labels = [row["label"] for row in client.post("/v1/classify", **form).json()["labels"]]
+    assert sorted(labels) == ["a star, red", "ring"]
+    form["data"] = {"text": ["a star", "ring"]}
+    refused(client.post("/v1/match", **form), 422, "text")
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------

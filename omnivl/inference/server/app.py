@@ -8,7 +8,7 @@ import mimetypes
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from importlib import resources
 from importlib.metadata import version
@@ -209,13 +209,16 @@ def add_files(app: FastAPI, service: Service) -> None:
         found = await service.in_time(service.thumbnail(number, size, at))
         return Response(found, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
-    @app.get("/{name}", include_in_schema=False)
-    @app.get("/", include_in_schema=False)
-    def page(name: str = "index.html") -> Response:
-        if name not in PAGE:
-            raise Refusal(404, "there is no such page")
+    for path, name in (("/", "index.html"), *((f"/{name}", name) for name in PAGE)):
+        app.get(path, include_in_schema=False)(page(name))
+
+
+def page(name: str) -> Callable[[], Response]:
+    def answer() -> Response:
         text = resources.files("omnivl.inference.server").joinpath("page", name).read_text(encoding="utf-8")
         return Response(text, media_type=PAGE[name], headers={"cache-control": "no-cache"})
+
+    return answer
 
 
 def serve(index: MediaIndex, host: str, port: int, token: str | None) -> None:

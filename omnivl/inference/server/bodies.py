@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -30,7 +31,9 @@ class AskBody(MediaBody):
 
 
 class ClassifyBody(MediaBody):
-    labels: list[str] | None = Field(None, description="in a form: a,b,c; none: the model's own")
+    labels: list[str] | None = Field(
+        None, description="in a form: a,b,c, or the field once for each; none: the model's own"
+    )
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -51,6 +54,13 @@ class SearchBody(MediaBody):
     max_duration: float | None = None
     rerank: int | None = Field(None, ge=0, le=1000, description="order the best by the matching score too")
     min_match: float | None = Field(None, ge=0, le=1, description="leave out what matches less probably")
+
+    @field_validator("top_k", "rerank", "min_match", "min_duration", "max_duration", mode="before")
+    @classmethod
+    def number(cls, given: Any) -> Any:
+        if isinstance(given, bool):
+            raise PydanticCustomError("number", "wanted a number, got true or false")
+        return given
 
 
 class Problem(BaseModel):
@@ -139,7 +149,8 @@ async def read_body(request: Request, body: type[Body]) -> tuple[Body, UploadFil
             form = await request.form(max_files=1, max_fields=30)
         except HTTPException as error:
             raise Refusal(400, f"the form cannot be read: {error.detail}") from None
-        fields: Any = {name: value for name, value in form.items() if isinstance(value, str) and value}
+        texts = {name: [text for text in form.getlist(name) if isinstance(text, str) and text] for name in form}
+        fields: Any = {name: many if len(many) > 1 else many[0] for name, many in texts.items() if many}
         file = form.get("file")
         upload = file if isinstance(file, UploadFile) else None
     elif kind == "application/json":
@@ -147,8 +158,16 @@ async def read_body(request: Request, body: type[Body]) -> tuple[Body, UploadFil
             fields = json.loads(await request.body())
         except ValueError:
             raise Refusal(400, "the request is not JSON") from None
+        except RecursionError:
+            raise Refusal(400, "the request is nested too deeply") from None
     else:
         raise Refusal(415, "send application/json, or multipart/form-data with a file")
+    try:
+        json.dumps([fields, upload and upload.filename], ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Refusal(
+            400, "the request holds half a surrogate pair, which is no text: send Unicode characters"
+        ) from None
     try:
         return body.model_validate(fields), upload
     except ValidationError as error:
