@@ -28,6 +28,8 @@ import numpy as np
 
 from omnivl.config import read_json
 
+LOOKS = 100  # at a file of vectors that a writer may just have replaced
+
 FORMAT = 1
 SPARE = 4096  # rows that no file needs any more are given back once there are this many, and more than are needed
 SCHEMA = """
@@ -138,12 +140,11 @@ class Store:
         path, wanted = self.folder / name, count * self.row_bytes
         size = path.stat().st_size if count else 0
         if size < wanted:
-            folder = shlex.quote(str(self.folder))
-            made = shlex.join(["--index", str(self.folder), "--model", self.description.model, *self.roots()])
-            raise ValueError(
-                f"{path} is cut short ({size} bytes of {wanted}): make the index anew with "
-                f"`rm -r {folder} && omnivl index {made}`"
-            )
+            raise ValueError(f"{path} is cut short ({size} bytes of {wanted}): {self.remedy()}")
+
+    def remedy(self) -> str:
+        made = shlex.join(["--index", str(self.folder), "--model", self.description.model, *self.roots()])
+        return f"make the index anew with `rm -r {shlex.quote(str(self.folder))} && omnivl index {made}`"
 
     @property
     def row_bytes(self) -> int:
@@ -151,7 +152,7 @@ class Store:
 
     def snapshot(self, statement: str, values: Sequence[Any] = ()) -> tuple[np.ndarray, list[Any]]:
         """(vectors, all rows of a statement), both of one moment."""
-        while True:
+        for _ in range(LOOKS):
             with self.lock:
                 self.execute("BEGIN")
                 try:
@@ -161,6 +162,7 @@ class Store:
                         raise
                 finally:
                     self.execute("COMMIT")
+        raise ValueError(f"{self.folder / self.meta('vectors')} is gone: {self.remedy()}")
 
     def changes(self) -> int:
         """A number that is another one when another process has written."""

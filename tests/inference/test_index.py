@@ -132,6 +132,9 @@ def test_vectors_that_are_cut_short_are_told_and_not_filled_up(
     with pytest.raises(ValueError, match=told):
         build()
     assert vectors.stat().st_size == size
+    vectors.unlink()
+    with pytest.raises(ValueError, match=f"{vectors.name} is gone: make the index anew"):
+        MediaIndex.open(tmp_path / "index", pipeline).search("a red circle")
     shutil.rmtree(tmp_path / "index")
     assert build().embedded == 8
 
