@@ -93,7 +93,10 @@ class Bench:
         texts = [" ".join(rng.permutation(WORDS)[: rng.integers(4, len(WORDS))]) for _ in range(shape.pictures)]
         self.tokenizer = Tokenizer.train(texts, vocab_size=200)
         for medium, paths in self.files.items():
-            rows = (f'{{"media": "{path}", "caption": "{text}"}}' for path, text in zip(paths, texts, strict=False))
+            rows = (
+                f'{{"media": "{path}", "caption": "{text}"}}'
+                for path, text in zip(paths, texts[: len(paths)], strict=True)
+            )
             self.manifests[medium].write_text("\n".join(rows))
         items = [Item(path, (text,)) for path, text in zip(self.files["image"], texts, strict=True)]
         each = sum(path.stat().st_size + 4096 for path in self.files["image"]) // SHARDS

@@ -39,11 +39,14 @@ def test_a_pretraining_step_learns_on_both_sides(medium: str) -> None:
         losses = [float(step()) for _ in range(3)]
         assert all(map(torch.isfinite, torch.tensor(losses))) and losses[0] != losses[1]
     assert int(task.bank.pushed) == int(peer.bank.pushed) == 12
-    # contrast, matching and language modelling of untrained networks, random in other ways, cost about the same
-    fresh = float(train_step.our_task(train_step.TINY, settings)(batch, 0, 0).total.detach())
+    # contrast, matching and language modelling of untrained networks cost about the same on both sides, where positions
+    # start alike
+    task = train_step.our_task(train_step.TINY, settings)
+    torch.nn.init.normal_(task.model.visual.position, std=0.02)
+    fresh = float(task(batch, 0, 0).total.detach())
     torch.manual_seed(0)
     other = float(train_step.BlipPretraining(train_step.TINY, settings, medium)(batch)[0].detach())
-    assert fresh == pytest.approx(other, rel=0.4)
+    assert fresh == pytest.approx(other, rel=0.25)
 
 
 def test_captions_are_the_same_with_and_without_a_cache() -> None:

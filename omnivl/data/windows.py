@@ -97,6 +97,7 @@ def streamed(
         with Film(path, name, content) as film:
             last: Any = None
             pixels = np.empty(0, np.uint8)
+            # a film that ends before its time shows fewer frames than are wanted
             for (_, number, start, end), (time, frame) in zip(
                 wanted, shown_at([centre for centre, *_ in wanted], film), strict=False
             ):

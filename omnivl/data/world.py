@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from itertools import product
+from itertools import islice, product
 from typing import TypeVar
 
 import numpy as np
@@ -272,9 +272,15 @@ def gallery(
     keys = (f"world/{split}/{check_medium(medium)}/{seed}/{i}" for i in range(num_items))
     if medium == "image":
         pictures = shuffled(tuple(product(scenes(split), PLACES, EXTENTS)), "gallery", split, medium, seed)
-        return [image_item(*words, generator(key), key, size) for words, key in zip(pictures, keys, strict=False)]
+        return [
+            image_item(*words, generator(key), key, size)
+            for words, key in zip(islice(pictures, num_items), keys, strict=True)
+        ]
     clips = shuffled(tuple(product(scenes(split), MOTIONS)), "gallery", split, medium, seed)
-    return [clip_item(*words, generator(key), key, num_frames, size) for words, key in zip(clips, keys, strict=False)]
+    return [
+        clip_item(*words, generator(key), key, num_frames, size)
+        for words, key in zip(islice(clips, num_items), keys, strict=True)
+    ]
 
 
 def siblings(
@@ -286,7 +292,7 @@ def siblings(
     drawn = shuffled(scenes(split), "siblings", split, seed)
     return [
         [clip_item(scene, motion, generator(key), f"{key}/{motion}", num_frames, size) for motion in MOTIONS]
-        for scene, key in zip(drawn, keys, strict=False)
+        for scene, key in zip(islice(drawn, num_scenes), keys, strict=True)
     ]
 
 
@@ -295,7 +301,10 @@ def reverse_pairs(split: str, num_clips: int, seed: int, *, num_frames: int = 4,
     keys = [f"world/{split}/reverse/{seed}/{i}" for i in range(num_clips)]
     drawn = shuffled(scenes(split), "reverse", split, seed)
     pairs = ((scene, motion) for scene in drawn for motion in ORDER_MOTIONS)
-    return [clip_item(*words, generator(key), key, num_frames, size) for words, key in zip(pairs, keys, strict=False)]
+    return [
+        clip_item(*words, generator(key), key, num_frames, size)
+        for words, key in zip(islice(pairs, num_clips), keys, strict=True)
+    ]
 
 
 # --- chance ----------------------------------------------------------------------------------------------------------
@@ -315,8 +324,7 @@ def pick(choices: Sequence[Choice], rng: np.random.Generator) -> Choice:
 
 
 def shuffled(choices: Sequence[Choice], *words: object) -> Iterator[Choice]:
-    """Endlessly (so whoever zips it stops with the other): all of them in a random order that the words name, then all
-    again in another one."""
+    """Endlessly: all of them in a random order that the words name, then all again in another one."""
     rng = generator(*words)
     while True:
         yield from (choices[i] for i in rng.permutation(len(choices)))

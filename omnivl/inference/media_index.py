@@ -24,8 +24,9 @@ from omnivl.inference import indexer
 from omnivl.inference.filters import Filters
 from omnivl.inference.identity import default_folder, describe, refuse_another
 from omnivl.inference.indexer import Progress, Report
+from omnivl.inference.inputs import Loaded
 from omnivl.inference.matching import Candidate, Matcher
-from omnivl.inference.pipeline import Loaded, Pipeline, load
+from omnivl.inference.pipeline import Pipeline, load
 from omnivl.inference.search import Exact, Graph, Searcher, grow_graph
 from omnivl.inference.store import Store, Writer, read_description
 

@@ -13,7 +13,8 @@ import numpy as np
 from omnivl.data.media import kind
 from omnivl.data.windows import read_windows
 from omnivl.inference.identity import SHORTEST, check_windows
-from omnivl.inference.pipeline import BATCH, Loaded, Pipeline
+from omnivl.inference.inputs import Loaded
+from omnivl.inference.pipeline import BATCH, Pipeline
 
 FLOOR = 0.1  # share of a film that is taken for not showing what is looked for
 ALIKE = 0.01  # cosines that differ by less tell nothing: a film of one thing is one moment

@@ -13,11 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from omnivl.data.media import BadSample, kind, read_image, read_video, shown
-from omnivl.data.transforms import prepare
+from omnivl.data.media import BadSample
+from omnivl.inference.inputs import Loaded, Media, is_many, read_media
 from omnivl.model import OmniVL
 from omnivl.model.answering import answer_list, ask, choose, write
 from omnivl.model.folder import load_folder, save_folder
@@ -56,22 +55,6 @@ class Answer:
     score: float  # its probability: among the choices where some were given, else that the model writes just this
     alternatives: tuple[Label, ...]  # the choices, or the likeliest answers, best first, this one among them
     times: tuple[float, ...] | None = None  # seconds looked at; None for an image
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A picture or clip as read: frames (T, H, W, 3) uint8 of the model's size, times in seconds (None for a
-    picture)."""
-
-    frames: np.ndarray
-    times: tuple[float, ...] | None
-
-    @property
-    def medium(self) -> str:
-        return "image" if self.times is None else "video"
-
-
-Media = str | Path | Image.Image | np.ndarray | Loaded
 
 
 class Pipeline:
@@ -294,31 +277,7 @@ class Pipeline:
     def read(self, media: Media) -> Loaded:
         """One picture or clip at the model's size. Raises BadSample for a file, ValueError for an array of another
         shape."""
-        vision, interpolation = self.config.vision, self.config.interpolation
-        times: tuple[float, ...] | None = None
-        if isinstance(media, Loaded):
-            return media
-        if isinstance(media, (str, Path)):
-            if kind(media) == "image":
-                frames = np.asarray(read_image(media))[None]
-            else:
-                clip = read_video(media, vision.num_frames)
-                frames, times = clip.frames, tuple(round(seconds, 6) for seconds in clip.times)
-        elif isinstance(media, Image.Image):
-            frames = np.asarray(shown(media))[None]
-        elif isinstance(media, np.ndarray):
-            if media.dtype != np.uint8 or media.ndim not in (3, 4) or media.shape[-1] != 3 or 0 in media.shape:
-                raise ValueError(
-                    f"an array must be uint8 of shape (H, W, 3) or (T, H, W, 3), got {media.dtype} "
-                    f"of shape {media.shape}"
-                )
-            frames = media[None] if media.ndim == 3 else media[spread(len(media), vision.num_frames)]
-            times = None if media.ndim == 3 else ()
-        else:
-            raise ValueError(
-                f"a picture or clip must be a path, a PIL image or a numpy array, got {type(media).__name__}"
-            )
-        return Loaded(prepare(frames, vision.image_size, interpolation), times)
+        return read_media(media, self.config)
 
     def _load(self, media: Any) -> list[Loaded]:
         return [self.read(item) for item in (media if is_many(media) else [media])]
@@ -348,15 +307,6 @@ class Pipeline:
     @property
     def _device(self) -> torch.device:
         return self.model.temperature.device
-
-
-def is_many(media: Any) -> bool:
-    return isinstance(media, (list, tuple))
-
-
-def spread(length: int, count: int) -> list[int]:
-    """The frames at the centres of `count` equal spans; each repeated in order where there are too few."""
-    return [int((i + 0.5) * length / count) for i in range(count)]
 
 
 def load(

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from omnivl.inference.inputs import Loaded
 from omnivl.inference.moments import find_moments, peaks, stretched
-from omnivl.inference.pipeline import Loaded, Pipeline
+from omnivl.inference.pipeline import Pipeline
 from tests.data.make_media import numbered, write_video
 from tests.helpers import picture
 

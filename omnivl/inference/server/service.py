@@ -15,8 +15,9 @@ from starlette.datastructures import UploadFile
 from omnivl.data.facts import read_facts
 from omnivl.data.media import BadSample
 from omnivl.inference.filters import Filters
+from omnivl.inference.inputs import Loaded
 from omnivl.inference.media_index import Found, MediaIndex
-from omnivl.inference.pipeline import Label, Loaded
+from omnivl.inference.pipeline import Label
 from omnivl.inference.server.access import Roots
 from omnivl.inference.server.batching import Batcher
 from omnivl.inference.server.bodies import MediaBody, SearchBody

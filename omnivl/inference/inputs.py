@@ -1,0 +1,64 @@
+"""What a pipeline is given: paths, PIL images and numpy arrays become frames of the model's size. This room knows no
+model but the sizes in its config.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from omnivl.config import ModelConfig
+from omnivl.data.media import kind, read_image, read_video, shown
+from omnivl.data.transforms import prepare
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A picture or clip as read: frames (T, H, W, 3) uint8 of the model's size, times in seconds (None for a
+    picture)."""
+
+    frames: np.ndarray
+    times: tuple[float, ...] | None
+
+    @property
+    def medium(self) -> str:
+        return "image" if self.times is None else "video"
+
+
+Media = str | Path | Image.Image | np.ndarray | Loaded
+
+
+def read_media(media: Media, config: ModelConfig) -> Loaded:
+    """One picture or clip at the model's size. Raises BadSample for a file, ValueError for an array of another shape."""
+    num_frames = config.vision.num_frames
+    times: tuple[float, ...] | None = None
+    if isinstance(media, Loaded):
+        return media
+    if isinstance(media, (str, Path)):
+        if kind(media) == "image":
+            frames = np.asarray(read_image(media))[None]
+        else:
+            clip = read_video(media, num_frames)
+            frames, times = clip.frames, tuple(round(seconds, 6) for seconds in clip.times)
+    elif isinstance(media, Image.Image):
+        frames = np.asarray(shown(media))[None]
+    elif isinstance(media, np.ndarray):
+        if media.dtype != np.uint8 or media.ndim not in (3, 4) or media.shape[-1] != 3 or 0 in media.shape:
+            raise ValueError(
+                f"an array must be uint8 of shape (H, W, 3) or (T, H, W, 3), got {media.dtype} of shape {media.shape}"
+            )
+        frames = media[None] if media.ndim == 3 else media[spread(len(media), num_frames)]
+        times = None if media.ndim == 3 else ()
+    else:
+        raise ValueError(f"a picture or clip must be a path, a PIL image or a numpy array, got {type(media).__name__}")
+    return Loaded(prepare(frames, config.vision.image_size, config.interpolation), times)
+
+
+def is_many(media: object) -> bool:
+    return isinstance(media, (list, tuple))
+
+
+def spread(length: int, count: int) -> list[int]:
+    """The frames at the centres of `count` equal spans; each repeated in order where there are too few."""
+    return [int((i + 0.5) * length / count) for i in range(count)]
