@@ -30,7 +30,8 @@ Media = str | Path | Image.Image | np.ndarray | Loaded
 
 
 def read_media(media: Media, config: ModelConfig) -> Loaded:
-    """One picture or clip at the model's size. Raises BadSample for a file, ValueError for an array of another shape."""
+    """One picture or clip at the model's size. Raises BadSample for a file, ValueError for an array of another
+    shape."""
     num_frames = config.vision.num_frames
     times: tuple[float, ...] | None = None
     if isinstance(media, Loaded):
