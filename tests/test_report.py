@@ -22,6 +22,7 @@ from omnivl.config import ConfigError, RunConfig, StageConfig, TrainConfig, to_d
 from omnivl.report import Example, Search, write_report
 from omnivl.report.curves import smoothed, ticks
 from omnivl.report.items import BAD, GOOD, marked, verdict
+from omnivl.report.tables import group_rows
 
 HOSTILE = """</dd><script src="https://e.example/x.js">alert(1)</script> & "quoted" 'single' <img onerror=x> \ud800"""
 VOID = {"meta", "link", "img", "br", "source"}
@@ -308,3 +309,13 @@ def test_the_page_is_replaced_whole(tmp_path: Path) -> None:
 def test_a_folder_that_holds_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "config.json"))):
         write_report(tmp_path, [], [])
+
+
+def test_what_was_not_run_is_one_line_a_reason_and_no_row(tmp_path: Path) -> None:
+    reason = "pycocoevalcap is not installed"
+    rows = [row("caption", "exact", 0.5, medium="image")]
+    rows += [row("caption", name, None, None, medium="image", not_run=reason) for name in ("bleu1", "cider")]
+    (group,) = group_rows(rows)
+    assert [own["metric"] for own in group.rows] == ["exact"] and group.hows == [""]
+    assert group.not_run == [f"not run: bleu1, cider: {reason}"]
+    assert f"not run: bleu1, cider: {reason}" in report(run_folder(tmp_path, rows), [], []).text

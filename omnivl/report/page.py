@@ -144,5 +144,5 @@ def section(task: str, groups: Sequence[Group]) -> str:
         )
         made.append(f"""<h4>{escape(group.title)}</h4><p class="soft small">{escape(group.settings)}</p>
 <table><thead><tr><th scope="col">metric</th>{'<th scope="col" class="by">by</th>' if by else ""}{heads}</tr></thead>
-<tbody>{lines}</tbody></table>""")
+<tbody>{lines}</tbody></table>{"".join(f'<p class="soft small">{escape(line)}</p>' for line in group.not_run)}""")
     return "".join(made)

@@ -57,6 +57,7 @@ class Group:
     settings: str  # that all rows have
     rows: Sequence[Row]
     hows: Sequence[str]
+    not_run: Sequence[str]  # a line for each reason
 
 
 def group_rows(rows: Sequence[Row]) -> list[Group]:
@@ -67,6 +68,11 @@ def group_rows(rows: Sequence[Row]) -> list[Group]:
         together.setdefault(key, []).append(row)
     tasks, groups = list(ABOUT), []
     for (task, medium, dataset, split), own in together.items():
+        reasons: dict[str, list[str]] = {}
+        for row in own:
+            if reason := row["settings"].get("not_run"):
+                reasons.setdefault(reason, []).append(row["metric"])
+        own = [row for row in own if not row["settings"].get("not_run")]
         metrics = [row["metric"] for row in own]
         own = sorted(own, key=lambda row: metrics.index(row["metric"]))
         values: dict[str, dict[Any, None]] = {}  # of each setting; None says that a row has none
@@ -76,7 +82,8 @@ def group_rows(rows: Sequence[Row]) -> list[Group]:
         varying = [name for name, found in values.items() if len(found) > 1]
         of = f", {NOUNS.get(medium, medium)}" if medium else ""
         title = f"{task.capitalize()}{of} ({dataset}, {split})"
-        groups.append(Group(task, title, same, own, [how(row["settings"], varying) for row in own]))
+        not_run = [f"not run: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+        groups.append(Group(task, title, same, own, [how(row["settings"], varying) for row in own], not_run))
     return sorted(groups, key=lambda group: tasks.index(group.task) if group.task in tasks else len(tasks))
 
 
@@ -117,4 +124,4 @@ def print_table(rows: Sequence[Row]) -> None:
             table.add_column(name, justify="right", min_width=7, no_wrap=True, style="bold" if name == "value" else "")
         for row, said in zip(group.rows, group.hows, strict=True):
             table.add_row(Text(row["metric"]), Text(said), number(row), number(row, "chance"), str(row["n"]))
-        console.print(Text(group.title, "bold"), table, "", sep="\n")
+        console.print(Text(group.title, "bold"), table, *map(Text, group.not_run), "", sep="\n")
