@@ -63,8 +63,8 @@ class MediaIndex:
         self.store, self.pipeline = store, pipeline
         self.report = report  # of the run that built it
         self.matcher = Matcher(pipeline, store.description.settings.num_frames)
-        self._selected: tuple[Any, np.ndarray, np.ndarray, np.ndarray] | None = None
-        self._graph: tuple[Any, Graph] | None = None
+        self._selected: tuple[Any, np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._searcher: tuple[Any, Searcher] | None = None
 
     @classmethod
     def build(
@@ -213,14 +213,15 @@ class MediaIndex:
 
     def candidates(self, vector: np.ndarray, count: int, filters: Filters) -> list[Result]:
         """The nearest `count` files that are still there."""
-        vectors, rows, files = self.select(filters)
-        allowed = np.unique(rows)
+        vectors, rows, files, allowed = self.select(filters)
         results: dict[int, Result] = {}
         asked = looked = 0
         while len(results) < count and asked < len(allowed):
             asked = min(max(4 * asked, 4 * count), len(allowed))  # a film has many windows: count files
             found, scores = self.searcher(vectors).search(vector, asked, allowed)
             for row, score in zip(found[looked:].tolist(), scores[looked:].tolist(), strict=True):
+                if len(results) >= count:
+                    break
                 for file in files[np.searchsorted(rows, row) : np.searchsorted(rows, row, "right")].tolist():
                     if file not in results and (result := self.result(file, row, score)) is not None:
                         results[file] = result
@@ -239,22 +240,23 @@ class MediaIndex:
         path, kind, start, end = found[0]
         return Result(os.fsdecode(path), kind, score, "cosine", start, end, file)
 
-    def select(self, filters: Filters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Vectors, and the rows and files that may be found, kept until the index changes."""
+    def select(self, filters: Filters) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Vectors, the rows and files that may be found, and each of these rows once; kept until the index changes."""
         state, selected = (filters, self.store.changes()), self._selected
         if selected is None or selected[0] != state:
             vectors, pairs = self.store.snapshot(*filters.query())
             both = np.array(pairs, np.int64).reshape(-1, 2)
-            self._selected = selected = state, vectors, both[:, 0].copy(), both[:, 1].copy()
+            rows, files = both.T.copy()
+            self._selected = selected = state, vectors, rows, files, np.unique(rows)
         return selected[1:]
 
     def searcher(self, vectors: np.ndarray) -> Searcher:
-        if self.store.description.settings.backend == "exact":
-            return Exact(vectors)
-        path = graph_path(self.store)
-        state, kept = (path, len(vectors)), self._graph
+        """Of these vectors, kept until there are others."""
+        state, kept = (getattr(vectors, "filename", None), len(vectors)), self._searcher
         if kept is None or kept[0] != state:
-            self._graph = kept = state, Graph(vectors, grow_graph(path, vectors, keep=False))
+            exact = self.store.description.settings.backend == "exact"
+            made = Exact(vectors) if exact else Graph(vectors, grow_graph(graph_path(self.store), vectors, keep=False))
+            self._searcher = kept = state, made
         return kept[1]
 
 
