@@ -69,9 +69,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, chosen in (("all", np.arange(len(vectors))), ("every third", np.arange(0, len(vectors), 3))):
-            found = recall(vectors, queries, chosen, Path(folder))
-            rows.append({"searched": name, "pictures": len(chosen), "queries": len(queries), "recall_at_10": found})
-            print(f"{name}: recall at {TOP} {found:.4f} over {len(queries)} queries, {len(chosen)} pictures")
+            share = recall(vectors, queries, chosen, Path(folder))
+            rows.append({"searched": name, "pictures": len(chosen), "queries": len(queries), "recall_at_10": share})
+            print(f"{name}: recall at {TOP} {share:.4f} over {len(queries)} queries, {len(chosen)} pictures")
     found = {
         "command": f"python -m studies.recall MODEL --pictures {options.pictures} --seed {options.seed}",
         "model": "make demo, seed 0",

@@ -24,6 +24,11 @@ def add_commands(commands: Any) -> None:
     made.add_argument("--window", type=float, metavar="S", help="seconds of a video that one vector is of (default: 4)")
     made.add_argument("--stride", type=float, metavar="S", help="seconds between windows (default: half a window)")
     made.add_argument(
+        "--scenes",
+        action=argparse.BooleanOptionalAction,
+        help="windows begin anew where a video is cut, which is decoded twice for it (default: they do not)",
+    )
+    made.add_argument(
         "--backend", choices=["exact", "faiss"], help="faiss: an HNSW graph, for a million vectors or more"
     )
     made.add_argument("--prune", action="store_true", help="forget files also where their folder is gone or empty")
@@ -111,6 +116,7 @@ def index(options: argparse.Namespace) -> int:
             seconds=options.window,
             stride=options.stride,
             backend=options.backend,
+            scenes=options.scenes,
             prune=options.prune,
             rebuild=options.rebuild,
             progress=Progress(),

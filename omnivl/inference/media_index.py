@@ -76,6 +76,7 @@ class MediaIndex:
         seconds: float | None = None,
         stride: float | None = None,
         backend: str | None = None,
+        scenes: bool | None = None,
         prune: bool = False,
         rebuild: bool = False,
         progress: Progress = lambda *_: None,
@@ -87,6 +88,8 @@ class MediaIndex:
             index: where it is or will be; None: see `default_folder`.
             seconds, stride: of the windows of videos; None: as the index has them, else 4 and half the length.
             backend: exact, or faiss; None: as the index has it, else exact.
+            scenes: windows begin anew where a film is cut, which takes a second decoding; None: as the index has it,
+                else they do not.
             prune: forget files of folders that are gone or empty, too.
             rebuild: where the index is of another model or other windows, make a new one in its place; the old one
                 stays until that is whole.
@@ -98,7 +101,7 @@ class MediaIndex:
         folder = default_folder() if index is None else Path(index).expanduser()
         pipeline = model if isinstance(model, Pipeline) else load(model)
         known = read_description(folder)
-        wanted = describe(pipeline, known.settings if known else None, seconds, stride, backend)
+        wanted = describe(pipeline, known.settings if known else None, seconds, stride, backend, scenes)
         if known is not None and not rebuild:
             refuse_another(folder, known, wanted)
         many = [folders] if isinstance(folders, (str, Path)) else list(folders)
