@@ -45,15 +45,32 @@ def read_media(media: Media, config: ModelConfig) -> Loaded:
     elif isinstance(media, Image.Image):
         frames = np.asarray(shown(media))[None]
     elif isinstance(media, np.ndarray):
-        if media.dtype != np.uint8 or media.ndim not in (3, 4) or media.shape[-1] != 3 or 0 in media.shape:
+        frames = media[..., None] if media.ndim == 2 else media
+        if (
+            media.dtype != np.uint8
+            or frames.ndim not in (3, 4)
+            or frames.shape[-1] not in (1, 3, 4)
+            or 0 in media.shape
+        ):
             raise ValueError(
-                f"an array must be uint8 of shape (H, W, 3) or (T, H, W, 3), got {media.dtype} of shape {media.shape}"
+                "an array must be uint8 of shape (H, W, 3) or (T, H, W, 3), or with 1 (grey) or 4 (RGBA) for the "
+                f"3, got {media.dtype} of shape {media.shape}"
             )
-        frames = media[None] if media.ndim == 3 else media[spread(len(media), num_frames)]
-        times = None if media.ndim == 3 else ()
+        times = None if frames.ndim == 3 else ()
+        frames = coloured(frames[None] if frames.ndim == 3 else frames[spread(len(frames), num_frames)])
     else:
         raise ValueError(f"a picture or clip must be a path, a PIL image or a numpy array, got {type(media).__name__}")
     return Loaded(prepare(frames, config.vision.image_size, config.interpolation), times)
+
+
+def coloured(frames: np.ndarray) -> np.ndarray:
+    """(..., 1), (..., 3) or (..., 4) uint8 as (..., 3): what is transparent lies on white."""
+    if frames.shape[-1] == 1:
+        return frames.repeat(3, -1)
+    if frames.shape[-1] == 4:
+        cover = frames[..., 3:].astype(np.uint16)
+        return ((frames[..., :3] * cover + 255 * (255 - cover) + 127) // 255).astype(np.uint8)
+    return frames
 
 
 def is_many(media: object) -> bool:

@@ -4,9 +4,11 @@ Images and videos go through every verb alike; one input gives one result, a lis
 `pipeline.model`. This room knows nothing of tasks or training.
 """
 
+import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,8 +27,9 @@ from omnivl.model.hub import local_folder, push_folder
 from omnivl.prompts import fill, label_prompts
 from omnivl.tokenizer import Tokenizer
 
+log = logging.getLogger(__name__)
 MAX_TOKENS = 40
-BATCH = {"image": 32, "video": 8}
+BATCH = {"image": 32, "video": 8}  # at most; halved on a device that has no room for so many
 T = TypeVar("T")
 
 
@@ -65,6 +68,10 @@ class Pipeline:
         self.folder = folder  # where it was loaded from, if anywhere
         self.config = model.config
         self.name = ""  # what it was loaded as: a folder or a hub id
+        self.batch = dict(BATCH)
+        self.half = (
+            torch.float16 if self._device.type == "cuda" else None
+        )  # what matrices are multiplied in; else float32
 
     # --- verbs -------------------------------------------------------------------------------------------------------
 
@@ -79,7 +86,7 @@ class Pipeline:
         """Unit vectors (N, E) float32; one text gives (E,)."""
         many = [texts] if isinstance(texts, str) else list(texts)
         rows: list[np.ndarray] = []
-        with torch.inference_mode():
+        with self._inference():
             for first in range(0, len(many), 256):
                 ids, mask = self._tokens(many[first : first + 256])
                 rows += list(self.model.encode_text(ids, mask).embed.float().cpu().numpy())
@@ -289,16 +296,35 @@ class Pipeline:
     def _run(self, loaded: list[Loaded], act: Callable[[Tensor, Tensor, str], list[T]]) -> list[T]:
         """Encode in batches of one medium and act on each; results in the order of `loaded`."""
         results: dict[int, T] = {}
-        with torch.inference_mode():
-            for medium, size in BATCH.items():
-                numbers = [i for i, item in enumerate(loaded) if item.medium == medium]
-                for first in range(0, len(numbers), size):
-                    part = numbers[first : first + size]
-                    frames = np.stack([loaded[i].frames for i in part]).transpose(0, 1, 4, 2, 3)
-                    pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self._device)
-                    visual = self.model.encode_visual(pixels)
-                    results |= zip(part, act(visual.tokens, visual.embed, medium), strict=True)
+        for medium in BATCH:
+            waiting = [i for i, item in enumerate(loaded) if item.medium == medium]
+            while waiting:
+                part = waiting[: self.batch[medium]]
+                frames = np.stack([loaded[i].frames for i in part]).transpose(0, 1, 4, 2, 3)
+                try:
+                    with self._inference():
+                        pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self._device)
+                        visual = self.model.encode_visual(pixels)
+                        results |= zip(part, act(visual.tokens, visual.embed, medium), strict=True)
+                    waiting = waiting[len(part) :]
+                except torch.OutOfMemoryError:
+                    self._halve(medium, len(part))
         return [results[i] for i in range(len(loaded))]
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """No gradients, and half precision where it is faster."""
+        with torch.inference_mode(), torch.autocast(self._device.type, self.half, enabled=self.half is not None):
+            yield
+
+    def _halve(self, medium: str, size: int) -> None:
+        """Batches from now on, after one of `size` had no room. Raises ValueError where it was one alone."""
+        if size == 1:
+            raise ValueError(f"{self._device} has no room for this model and one {medium}: choose another device")
+        self.batch[medium] = size // 2
+        log.warning("%s has no room for batches of %d (%s): going on with %d", self._device, size, medium, size // 2)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self.tokenizer(texts, max_tokens=MAX_TOKENS)
