@@ -77,10 +77,12 @@ class Pipeline:
 
     def embed(self, media: Any) -> np.ndarray:
         """Unit vectors (N, E) float32 of pictures and clips; one input gives (E,). Raises BadSample."""
-        rows = self._each(media, lambda tokens, embed, medium: list(embed.float().cpu().numpy()))
-        if isinstance(rows, list):
+        rows = self._batches(
+            self._load(media), lambda pixels, medium: list(self.model.embed_visual(pixels).float().cpu().numpy())
+        )
+        if is_many(media):
             return np.stack(rows) if rows else np.zeros((0, self.config.embed_dim), np.float32)
-        return rows
+        return rows[0]
 
     def embed_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """Unit vectors (N, E) float32; one text gives (E,)."""
@@ -294,7 +296,16 @@ class Pipeline:
         return results if is_many(media) else results[0]
 
     def _run(self, loaded: list[Loaded], act: Callable[[Tensor, Tensor, str], list[T]]) -> list[T]:
-        """Encode in batches of one medium and act on each; results in the order of `loaded`."""
+        """Encode in batches and act on each; results in the order of `loaded`."""
+
+        def encode(pixels: Tensor, medium: str) -> list[T]:
+            visual = self.model.encode_visual(pixels)
+            return act(visual.tokens, visual.embed, medium)
+
+        return self._batches(loaded, encode)
+
+    def _batches(self, loaded: list[Loaded], act: Callable[[Tensor, str], list[T]]) -> list[T]:
+        """Act on the pixels (B, T, C, H, W) of batches of one medium; results in the order of `loaded`."""
         results: dict[int, T] = {}
         for medium in BATCH:
             waiting = [i for i, item in enumerate(loaded) if item.medium == medium]
@@ -304,8 +315,7 @@ class Pipeline:
                 try:
                     with self._inference():
                         pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self._device)
-                        visual = self.model.encode_visual(pixels)
-                        results |= zip(part, act(visual.tokens, visual.embed, medium), strict=True)
+                        results |= zip(part, act(pixels, medium), strict=True)
                     waiting = waiting[len(part) :]
                 except torch.OutOfMemoryError:
                     self._halve(medium, len(part))

@@ -237,7 +237,8 @@ def test_batches_are_halved_until_there_is_room_and_stay_so(
 ) -> None:
     pipeline = omnivl.load(mini_folder(tmp_path / "mini"), device="cpu")
     pictures = [np.full((8, 8, 3), 5 * i, np.uint8) for i in range(50)]
-    expected, sizes, encode = getattr(pipeline, verb)(pictures), list[int](), pipeline.model.encode_visual
+    method = "embed_visual" if verb == "embed" else "encode_visual"
+    expected, sizes, encode = getattr(pipeline, verb)(pictures), list[int](), getattr(pipeline.model, method)
 
     def small_device(pixels: torch.Tensor) -> Any:
         sizes.append(len(pixels))
@@ -245,7 +246,7 @@ def test_batches_are_halved_until_there_is_room_and_stay_so(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return encode(pixels)
 
-    monkeypatch.setattr(pipeline.model, "encode_visual", small_device)
+    monkeypatch.setattr(pipeline.model, method, small_device)
     for found in (getattr(pipeline, verb)(pictures), getattr(pipeline, verb)(pictures)):
         if verb == "embed":
             np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -259,7 +260,7 @@ def test_no_room_for_one_is_told(model: Pipeline, monkeypatch: pytest.MonkeyPatc
     def full(pixels: torch.Tensor) -> Any:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(model.model, "encode_visual", full)
+    monkeypatch.setattr(model.model, "embed_visual", full)
     monkeypatch.setattr(model, "batch", dict(model.batch))
     with pytest.raises(ValueError, match="no room for this model and one image"):
         model.embed([np.zeros((8, 8, 3), np.uint8)] * 3)
