@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from omnivl.cli.common import add_device, model_name, new_command
-from omnivl.cli.progress import Progress, duration
+from omnivl.cli.common import add_device, model_name, new_command, one_line
+from omnivl.cli.progress import Progress, moment
 from omnivl.config import ConfigError
 
 SHOWN = 20  # files that could not be read, named at the end of a run
@@ -50,7 +50,8 @@ def add_commands(commands: Any) -> None:
         "--rerank",
         type=int,
         metavar="K",
-        help="order the best K by the matching score too (default: 128 on a GPU, else 0)",
+        help="order the best K by the matching score and the similarity (shown in brackets) together "
+        "(default: 128 on a GPU, else 0)",
     )
     made.add_argument("--min-match", type=float, metavar="P", help="leave out what matches with a probability below P")
     made.add_argument("--no-update", action="store_true", help="search FOLDER as the index has it")
@@ -79,7 +80,7 @@ def add_index(made: argparse.ArgumentParser) -> None:
 
 
 def index_folder(options: argparse.Namespace) -> Path:
-    from omnivl.inference.identity import default_folder
+    from omnivl.inference.store import default_folder
 
     return Path(options.index).expanduser() if options.index else default_folder()
 
@@ -152,7 +153,7 @@ def errors(options: argparse.Namespace) -> int:
     if known is None:
         raise ConfigError(f"there is no index in {folder}: make one with `omnivl index FOLDER`")
     for path, reason in Store(folder, known).errors():
-        write(f"{path}\t{reason}")
+        write(f"{one_line(path)}\t{reason}")
     return 0
 
 
@@ -174,6 +175,7 @@ def tell(report: Any) -> None:
 
 
 def search(options: argparse.Namespace) -> int:
+    from omnivl.data.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
     from omnivl.inference.filters import Filters
     from omnivl.inference.media_index import MediaIndex
 
@@ -196,7 +198,9 @@ def search(options: argparse.Namespace) -> int:
         failed = bool(opened.report.failed)
     else:
         opened = MediaIndex.open(index_folder(options), model)
-    query = Path(options.query) if Path(options.query).is_file() else options.query
+    query = Path(options.query) if is_file(options.query) else options.query
+    if isinstance(query, str) and Path(query).suffix.lower() in IMAGE_EXTENSIONS | VIDEO_EXTENSIONS:
+        print(f"omnivl: there is no file {one_line(query)}: it is searched for as a text", file=sys.stderr)
     found = opened.find(query, options.top, filters=filters, rerank=options.rerank, min_match=options.min_match)
     if options.json:
         rows = [row(result) for result in found.results]
@@ -206,7 +210,8 @@ def search(options: argparse.Namespace) -> int:
             write(result.path, "\0" if options.null else "\n")
     else:
         for result in found.results:
-            write(f"{result.score:.3f}\t{result.path}{span(result)}")
+            beside = "" if result.similarity is None else f" ({result.similarity:.3f})"
+            write(f"{result.score:.3f}{beside}\t{one_line(result.path)}{span(result)}")
     if not found.results:
         print(f"nothing matches{'' if found.best is None else f' (best {found.best:.2f})'}", file=sys.stderr)
     return 1 if failed else 0
@@ -218,7 +223,14 @@ def row(result: Any) -> dict[str, Any]:
 
 
 def span(result: Any) -> str:
-    return "" if result.start is None else f"\t{duration(result.start)}-{duration(result.end)}"
+    return "" if result.start is None else f"\t{moment(result.start)}-{moment(result.end)}"
+
+
+def is_file(query: str) -> bool:
+    try:
+        return Path(query).is_file()
+    except (OSError, ValueError):  # too long for a name, or a zero byte
+        return False
 
 
 def write(text: str, end: str = "\n") -> None:
@@ -239,7 +251,7 @@ def write_json(value: Any) -> None:
 
 
 def printable(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 # --- moments ---------------------------------------------------------------------------------------------------------
@@ -260,9 +272,9 @@ def moments(options: argparse.Namespace) -> int:
     )
     if options.json:
         shared = {"path": options.film, "media": "video", "kind": "cosine"}
-        rows = [{**shared, **dataclasses.asdict(moment)} for moment in found]
+        rows = [{**shared, **dataclasses.asdict(each)} for each in found]
         write_json({"query": options.text, "results": rows})
         return 0
-    for moment in found:
-        write(f"{moment.score:.3f}\t{duration(moment.start)}-{duration(moment.end)}")
+    for each in found:
+        write(f"{each.score:.3f}\t{moment(each.start)}-{moment(each.end)}")
     return 0

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,6 @@ from omnivl.inference.pipeline import Pipeline
 from omnivl.inference.store import Description, Settings
 
 SHORTEST = 0.05  # seconds of a window or a stride: below the time of a frame there is nothing more to see
-
-
-def default_folder() -> Path:
-    """OMNIVL_INDEX, else omnivl/index where the user's data live."""
-    if named := os.environ.get("OMNIVL_INDEX"):
-        return Path(named).expanduser()
-    data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "omnivl" / "index"
 
 
 def describe(

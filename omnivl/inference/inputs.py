@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from omnivl.config import ModelConfig
-from omnivl.data.media import kind, read_image, read_video, shown
+from omnivl.data.media import BadSample, kind, read_image, read_video, shown
 from omnivl.data.transforms import prepare
 
 
@@ -29,18 +29,20 @@ class Loaded:
 Media = str | Path | Image.Image | np.ndarray | Loaded
 
 
-def read_media(media: Media, config: ModelConfig) -> Loaded:
-    """One picture or clip at the model's size. Raises BadSample for a file, ValueError for an array of another
-    shape."""
+def read_media(media: Media, config: ModelConfig, start: float | None = None, end: float | None = None) -> Loaded:
+    """One picture or clip at the model's size; of a video file [start, end] in seconds. Raises BadSample for a file,
+    ValueError for an array of another shape."""
     num_frames = config.vision.num_frames
     times: tuple[float, ...] | None = None
     if isinstance(media, Loaded):
         return media
     if isinstance(media, (str, Path)):
         if kind(media) == "image":
+            if (start, end) != (None, None):
+                raise BadSample(f"{media}: is a picture, and has no part from one time to another")
             frames = np.asarray(read_image(media))[None]
         else:
-            clip = read_video(media, num_frames)
+            clip = read_video(media, num_frames, start, end)
             frames, times = clip.frames, tuple(round(seconds, 6) for seconds in clip.times)
     elif isinstance(media, Image.Image):
         frames = np.asarray(shown(media))[None]

@@ -22,13 +22,13 @@ from PIL import Image
 
 from omnivl.inference import indexer
 from omnivl.inference.filters import Filters
-from omnivl.inference.identity import default_folder, describe, refuse_another
+from omnivl.inference.identity import describe, refuse_another
 from omnivl.inference.indexer import Progress, Report
 from omnivl.inference.inputs import Loaded
 from omnivl.inference.matching import Candidate, Matcher
 from omnivl.inference.pipeline import Pipeline, load
 from omnivl.inference.search import Exact, Graph, Searcher, grow_graph
-from omnivl.inference.store import Store, Writer, read_description
+from omnivl.inference.store import Store, Writer, default_folder, read_description
 
 log = logging.getLogger(__name__)
 RERANK = 128  # candidates that the matching decoder judges on a GPU; on a CPU that takes minutes with a base model
@@ -46,6 +46,7 @@ class Result:
     start: float | None
     end: float | None
     id: int  # of the file in the index
+    similarity: float | None = None  # the cosine, where the score is another one: both say where it stands
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ class MediaIndex:
         judged = [(p + r.score / temperature, p, r) for p, r in zip(logs, head, strict=True) if p is not None]
         judged.sort(key=lambda one: -one[0])
         log.info("matching %d candidates took %.1f s", len(head), time.monotonic() - started)
-        results = [replace(r, score=math.exp(p), kind="match") for _, p, r in judged]
+        results = [replace(r, score=math.exp(p), kind="match", similarity=r.score) for _, p, r in judged]
         best = max((r.score for r in results), default=0.0)
         results = results + tail if min_match is None else [r for r in results if r.score >= min_match]
         return Found(results[:top_k], best)

@@ -86,8 +86,8 @@ def embedded(
 def stretched(spans: np.ndarray, scores: np.ndarray, stride: float) -> tuple[np.ndarray, np.ndarray]:
     """Starts and ends (C, 2) of the stretches of a film, and for each the mean score of the windows that show it."""
     length = spans[-1, 1]
-    starts = np.arange(max(int(np.ceil(length / stride - 1e-6)), 1)) * stride
-    stretches = np.stack([starts, np.minimum(starts + stride, length)], 1)
+    starts = np.arange(max(int(np.floor(length / stride + 0.5)), 1)) * stride
+    stretches = np.stack([starts, [*starts[1:], length]], 1)  # what is left at the end is one where it is half of one
     middles = stretches.mean(1)[:, None]
     shows = (spans[:, 0] <= middles) & (middles <= spans[:, 1])  # (C, W)
     return stretches, shows @ scores / shows.sum(1)

@@ -283,10 +283,10 @@ class Pipeline:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def read(self, media: Media) -> Loaded:
-        """One picture or clip at the model's size. Raises BadSample for a file, ValueError for an array of another
-        shape."""
-        return read_media(media, self.config)
+    def read(self, media: Media, start: float | None = None, end: float | None = None) -> Loaded:
+        """One picture or clip at the model's size; of a video file [start, end] in seconds. Raises BadSample for a
+        file, ValueError for an array of another shape."""
+        return read_media(media, self.config, start, end)
 
     def _load(self, media: Any) -> list[Loaded]:
         return [self.read(item) for item in (media if is_many(media) else [media])]

@@ -77,6 +77,14 @@ class Description:
         return hashlib.blake2b(repr((self.fingerprint, cut)).encode(), digest_size=6).hexdigest()
 
 
+def default_folder() -> Path:
+    """OMNIVL_INDEX, else omnivl/index where the user's data live."""
+    if named := os.environ.get("OMNIVL_INDEX"):
+        return Path(named).expanduser()
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "omnivl" / "index"
+
+
 def read_description(folder: Path) -> Description | None:
     """None where there is no index yet. Raises ValueError where it is damaged or of another version."""
     path = folder / "index.json"
