@@ -50,7 +50,7 @@ class Shape:
     model: ModelConfig
 
 
-SMALL = Shape(96, (2048, 1536), 4, (1280, 720), 16, MODELS["small"])
+SMALL = Shape(32, (4000, 3000), 2, (1280, 720), 16, MODELS["small"])  # as phones make them
 TINY = Shape(
     6,
     (60, 40),
