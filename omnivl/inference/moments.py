@@ -18,7 +18,7 @@ from omnivl.inference.pipeline import BATCH, Pipeline
 
 FLOOR = 0.1  # share of a film that is taken for not showing what is looked for
 REACH = 2 / 3  # of a peak's height: chosen by `studies/moments.py` on the validation split
-ALIKE = 0.01  # cosines that differ by less tell nothing: a film of one thing is one moment
+ALIKE = 0.05  # cosines that differ by less tell nothing: a film of one thing is one moment
 
 
 @dataclass(frozen=True)
