@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from omnivl.data.media import BadSample
 from omnivl.inference.inputs import Loaded, Media, is_many, read_media
+from omnivl.inference.outputs import Answer, Caption, Label, Match
 from omnivl.model import OmniVL
 from omnivl.model.answering import answer_list, ask, choose, write
 from omnivl.model.folder import load_folder, save_folder
@@ -31,33 +31,6 @@ log = logging.getLogger(__name__)
 MAX_TOKENS = 40
 BATCH = {"image": 32, "video": 8}  # at most; halved on a device that has no room for so many
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Caption:
-    text: str
-    score: float  # mean log-probability a token
-    times: tuple[float, ...] | None = None  # seconds looked at; None for an image
-
-
-@dataclass(frozen=True)
-class Match:
-    score: float  # probability that text and picture match
-    times: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Label:
-    text: str
-    score: float  # a probability
-
-
-@dataclass(frozen=True)
-class Answer:
-    text: str
-    score: float  # its probability: among the choices where some were given, else that the model writes just this
-    alternatives: tuple[Label, ...]  # the choices, or the likeliest answers, best first, this one among them
-    times: tuple[float, ...] | None = None  # seconds looked at; None for an image
 
 
 class Pipeline:
