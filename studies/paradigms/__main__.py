@@ -17,7 +17,7 @@ import torch
 from omnivl.results import commit
 from omnivl.train.stopping import Stopped, TrainingError
 from studies.paradigms.cost import RESULTS
-from studies.paradigms.make import Bench
+from studies.paradigms.make import FLOOR, Bench
 from studies.paradigms.plan import FULL, TINY, in_order, jobs
 
 
@@ -65,10 +65,12 @@ def act(options: argparse.Namespace, bench: Bench) -> int:
     ]
     if options.list:
         for job, seed in wanted:
-            print(f"{job.name} seed {seed}: {'done' if bench.is_done(job.name, seed) else 'missing'}")
+            print(f"{job.name} seed {seed}: {'done' if bench.is_done(f'{job.name}_seed{seed}') else 'missing'}")
         return 0
+    if not options.page_only and not bench.is_done(FLOOR):
+        bench.make_floor()
     for job, seed in [] if options.page_only else wanted:
-        if not bench.is_done(job.name, seed):
+        if not bench.is_done(f"{job.name}_seed{seed}"):
             begun = time.process_time()
             bench.make(job, seed)
             print(f"{job.name} seed {seed}: {time.process_time() - begun:.0f} CPU seconds", file=sys.stderr, flush=True)

@@ -24,9 +24,11 @@ from omnivl.model.layers import SelfAttention
 from omnivl.results import machine
 from omnivl.run import train
 from studies.paradigms.cost import clip_cost
+from studies.paradigms.floor import measure_floor
 from studies.paradigms.measure import Row, finetuned_answers, finetuned_captions, measure
 from studies.paradigms.plan import Job, Size, finetuning, warm_up
 
+FLOOR = "pixel_neighbour"
 Count = Counter[str]
 
 
@@ -36,12 +38,9 @@ class Bench:
     def __init__(self, runs: Path, results: Path, size: Size, commit: str | None) -> None:
         self.runs, self.results, self.size, self.commit = runs, results, size, commit
 
-    def file(self, name: str, seed: int) -> Path:
-        return self.results / f"{name}_seed{seed}.json"
-
-    def is_done(self, name: str, seed: int) -> bool:
+    def is_done(self, name: str) -> bool:
         """Whether a results file is there. Raises ValueError where it is of another size than this study."""
-        file = self.file(name, seed)
+        file = self.results / f"{name}.json"
         if not file.exists():
             return False
         if read_json(file)["size"] != asdict(self.size):
@@ -72,28 +71,41 @@ class Bench:
         shutil.rmtree(folder / "checkpoints")
         return self.write(config, cpu, counted, found, job.start)
 
+    def make_floor(self) -> Path:
+        """What the pixels' nearest neighbour gives, which has no seed."""
+        cpu: dict[str, float] = {}
+        with clocked(cpu, "measuring"):
+            found = measure_floor(self.size)
+        return self.keep(FLOOR, {"name": FLOOR, "cpu_seconds": rounded(cpu), "results": found})
+
     def write(
         self, config: RunConfig, cpu: dict[str, float], counted: tuple[Count, Count], found: list[Row], start: str
     ) -> Path:
         steps, seen = counted
         told = {
-            "command": "make -C studies/paradigms",
-            "commit": self.commit,
-            "machine": f"{machine()}, {torch.get_num_threads()} thread",
             "name": config.recipe,
             "seed": config.seed,
-            "size": asdict(self.size),
             "start": start,
-            "cpu_seconds": {part: round(seconds, 1) for part, seconds in cpu.items()},
+            "cpu_seconds": rounded(cpu),
             "steps": dict(steps),
             "weighted_steps": round(steps["image"] + clip_cost() * steps["video"], 1),
             "seen": dict(seen),  # samples
             "config": to_dict(replace(config, init="")),
             "results": found,
         }
-        file = self.file(config.recipe, config.seed)
+        return self.keep(f"{config.recipe}_seed{config.seed}", told)
+
+    def keep(self, name: str, told: dict[str, Any]) -> Path:
+        """Write a results file."""
+        here = {
+            "command": "make -C studies/paradigms",
+            "commit": self.commit,
+            "machine": f"{machine()}, {torch.get_num_threads()} thread",
+            "size": asdict(self.size),
+        }
+        file = self.results / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, compact(told))
+        write_text(file, compact(here | told))
         return file
 
     def fresh(self, name: str) -> Path:
@@ -166,6 +178,10 @@ def clocked(cpu: dict[str, float], part: str) -> Iterator[None]:
     begun = time.process_time()
     yield
     cpu[part] = cpu.get(part, 0.0) + time.process_time() - begun
+
+
+def rounded(cpu: dict[str, float]) -> dict[str, float]:
+    return {part: round(seconds, 1) for part, seconds in cpu.items()}
 
 
 def count(config: RunConfig, folder: Path) -> tuple[Count, Count]:
