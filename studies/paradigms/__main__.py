@@ -17,7 +17,9 @@ import torch
 from omnivl.results import commit
 from omnivl.train.stopping import Stopped, TrainingError
 from studies.paradigms.cost import RESULTS
-from studies.paradigms.make import FLOOR, Bench
+from studies.paradigms.floor import FLOOR
+from studies.paradigms.make import Bench
+from studies.paradigms.page import write_page
 from studies.paradigms.plan import FULL, TINY, in_order, jobs
 
 
@@ -74,6 +76,7 @@ def act(options: argparse.Namespace, bench: Bench) -> int:
             begun = time.process_time()
             bench.make(job, seed)
             print(f"{job.name} seed {seed}: {time.process_time() - begun:.0f} CPU seconds", file=sys.stderr, flush=True)
+    print(write_page(bench.results, bench.size))
     return 0
 
 

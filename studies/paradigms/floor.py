@@ -22,6 +22,7 @@ from omnivl.tasks.captioning import score_words
 from studies.paradigms.measure import FRAMES, MEDIA, WHOLE, Row, TestItems, rows
 from studies.paradigms.plan import Size
 
+FLOOR = "pixel_neighbour"  # its results file
 SIDE, PIXELS = 16, 64
 
 

@@ -24,11 +24,10 @@ from omnivl.model.layers import SelfAttention
 from omnivl.results import machine
 from omnivl.run import train
 from studies.paradigms.cost import clip_cost
-from studies.paradigms.floor import measure_floor
+from studies.paradigms.floor import FLOOR, measure_floor
 from studies.paradigms.measure import Row, finetuned_answers, finetuned_captions, measure
 from studies.paradigms.plan import Job, Size, finetuning, warm_up
 
-FLOOR = "pixel_neighbour"
 Count = Counter[str]
 
 
