@@ -21,7 +21,9 @@ def draw(
 ) -> None:
     """Write the figures that there are results for."""
     for file, end in (("compute", ""), ("exposure", "_exposure")):
-        draw_media(study, folder / f"{file}.svg", {name: f"{name}{end}" for name in titles if name != OURS}, titles)
+        rivals = {name: f"{name}{end}" for name in titles if name != OURS}
+        if study.seeds(OURS) and any(map(study.seeds, rivals.values())):
+            draw_media(study, folder / f"{file}.svg", rivals, titles)
     there = [run for run in claims if study.seeds(run, OURS)]
     if there:
         draw_claims(study, folder / "claims.svg", {run: claims[run] for run in there})

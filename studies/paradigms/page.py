@@ -155,7 +155,9 @@ class Page:
             if not seeds:
                 rows.append([without, "not run yet"] + [""] * len(shown))
                 continue
-            rows.append([without, listed(map(str, seeds)), *(self.cell(run, measure) for measure in shown)])
+            rows.append(
+                [without, listed([str(seed) for seed in seeds]), *(self.cell(run, measure) for measure in shown)]
+            )
             gaps = [difference(study, OURS, run, measure, seeds) for measure in shown]
             rows.append(["*the whole minus that*", "", *map(gap, gaps)])
             verdicts = [f"{g.verdict} on {noun} ({g.mean:+.3f})" for g, noun in zip(gaps, SHOWN, strict=True) if g]
@@ -165,7 +167,7 @@ class Page:
             said.append(f"- **{claim}**: {', '.join(verdicts)}. CPU time without: {seconds[0] / seconds[1]:.2f} of it.")
         whole = [self.cell(OURS, measure) for measure in shown]
         controls = [self.controls(measure) for measure in shown]
-        rows.insert(0, ["decoupled joint, whole", listed(map(str, study.seeds(OURS))), *whole])
+        rows.insert(0, ["decoupled joint, whole", listed([str(seed) for seed in study.seeds(OURS)]), *whole])
         rows += [[name, "", *(own[i] for own in controls)] for i, name in enumerate(CONTROLS)]
         self.add("![What else is claimed](paradigms/claims.svg)" if said else "")
         self.add("\n".join(said), table(["", "seeds", *(measure.title for measure in shown)], rows))
@@ -280,9 +282,9 @@ def spread(found: Told) -> str:
     return "" if found.spread is None else f" ± {found.spread:.3f}"
 
 
-def listed(names: Iterable[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """a, b and c."""
-    *others, last = names
+    *others, last = names or ["none"]
     return f"{', '.join(others)} and {last}" if others else last
 
 
