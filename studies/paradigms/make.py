@@ -56,9 +56,11 @@ class Bench:
         cpu: dict[str, float] = {}
         with clocked(cpu, "pretraining"):
             model_folder = train(config, folder, device="cpu")
-        counted = count(config, folder)
+        steps, seen = count(config, folder)
         with clocked(cpu, "measuring"):
-            found = measure(*load_folder(model_folder), self.size, job.ks)
+            model, tokenizer = load_folder(model_folder)
+            save_folder(completed(model, steps), tokenizer, model_folder)  # for finetuning too
+            found = measure(model, tokenizer, self.size, job.ks, still=not steps["image"])
         if job.finetuned:
             for recipe, score in (("captioning_mini", finetuned_captions), ("answering_mini", finetuned_answers)):
                 last = replace(finetuning(recipe, self.size), seed=seed, init=str(model_folder))
@@ -68,7 +70,7 @@ class Bench:
                     found += score(*load_folder(tuned), self.size)
                 shutil.rmtree(folder / recipe)
         shutil.rmtree(folder / "checkpoints")
-        return self.write(config, cpu, counted, found, job.start)
+        return self.write(config, cpu, (steps, seen), found, job.start)
 
     def make_floor(self) -> Path:
         """What the pixels' nearest neighbour gives, which has no seed."""
@@ -136,6 +138,21 @@ class Bench:
             train(config, folder, device="cpu")
         shutil.rmtree(folder / "checkpoints")
         self.write(config, cpu, count(config, folder), [], "nothing")
+
+
+@torch.no_grad()
+def completed(model: OmniVL, steps: Count) -> OmniVL:
+    """A model that has seen one medium alone takes the other's patches from it: without clips each frame is a picture
+    to it, and without pictures the 3-D kernel is summed over its depth, which for a clip that stands still is the
+    same."""
+    if not steps["video"]:
+        model.visual.start_video_from_image()
+    if not steps["image"]:
+        patches = model.visual.patches
+        assert patches.image.bias is not None and patches.video.bias is not None
+        patches.image.weight.copy_(patches.video.weight.sum(2))
+        patches.image.bias.copy_(patches.video.bias)
+    return model
 
 
 @torch.no_grad()

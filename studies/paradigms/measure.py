@@ -32,16 +32,21 @@ Row = dict[str, Any]
 
 
 class TestItems:
-    """Galleries of the test split, for a model's size of pictures, seen one of three ways."""
+    """Galleries of the test split, for a model's size of pictures, clips seen one of three ways; `still` shows pictures
+    as clips that stand still."""
 
     __test__ = False  # no test of pytest's
 
-    def __init__(self, size: Size, image_size: int, view: str = WHOLE) -> None:
-        self.size, self.view = size, view
+    def __init__(self, size: Size, image_size: int, view: str = WHOLE, *, still: bool = False) -> None:
+        self.size, self.view, self.still = size, view, still
         self.ask = Ask(image_size, 1 if view == ONE else FRAMES, "bicubic")
 
     def gallery(self, medium: str) -> Gallery:
-        return self.seen(world_gallery(SPLIT, medium, self.size.items, ITEMS_SEED, self.ask))
+        gallery = world_gallery(SPLIT, medium, self.size.items, ITEMS_SEED, self.ask)
+        if medium == "video":
+            return self.seen(gallery)
+        read, frames = gallery.read, FRAMES if self.still else 1
+        return replace(gallery, read=lambda index: np.repeat(read(index), frames, axis=0))
 
     def siblings(self) -> list[Gallery]:
         return [self.seen(group) for group in world_siblings(SPLIT, self.size.scenes, ITEMS_SEED, self.ask)]
@@ -62,14 +67,14 @@ class TestItems:
         return replace(gallery, read=shuffled)
 
 
-def measure(model: OmniVL, tokenizer: Tokenizer, size: Size, ks: tuple[int, ...]) -> list[Row]:
+def measure(model: OmniVL, tokenizer: Tokenizer, size: Size, ks: tuple[int, ...], *, still: bool) -> list[Row]:
     """Retrieval without and with reranking, siblings, reverse, zero-shot classes and captions of a pretrained model;
     of clips in one frame and in shuffled ones what needs no writing."""
     model.eval()
     parts = (model, tokenizer)
     found: list[Row] = []
     for view in (WHOLE, ONE, SHUFFLED):
-        items = TestItems(size, model.config.vision.image_size, view)
+        items = TestItems(size, model.config.vision.image_size, view, still=still)
         for medium in MEDIA if view == WHOLE else MEDIA[1:]:
             gallery = items.gallery(medium)
             for number, k in enumerate(ks if view == WHOLE else (0,)):

@@ -70,7 +70,8 @@ the study trains on its training scenes and reports its test scenes, {items} pic
 same for every run, and chooses nothing. Budgets are weighted steps: an image step (48 pictures) counts 1, a clip step
 (32 clips of 4 frames) {clip:.3f}, as measured once ([cost.json](paradigms/cost.json)). x1 is half the demo: {images}
 image steps and {joint} joint steps of decoupled joint pretraining. CPU seconds are of one thread of a machine that did
-other work too, so they say less than weighted steps do.
+other work too, so they say less than weighted steps do. A model that saw no clips takes each frame as a picture; one
+that saw no pictures takes a picture as a clip that stands still (in finetuning by the sum of its 3-D patches).
 
 **How to read it.** A cell is the mean over seeds, ± its standard deviation over seeds, [95% bootstrap interval over
 items]. A difference is decoupled joint minus the rival, item by item on the same seeds. It counts as *shown* where its

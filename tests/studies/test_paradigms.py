@@ -173,6 +173,20 @@ def test_other_starts_leave_pictures_and_texts_as_they_are() -> None:
     assert not torch.allclose(other.encode_visual(clip).embed, seen, atol=1e-3)
 
 
+@torch.no_grad()
+def test_who_saw_one_medium_takes_the_patches_of_the_other_from_it() -> None:
+    model, _ = mini_model()
+    picture = torch.rand(2, 1, 3, 32, 32)
+    clip, patches = picture.expand(-1, 4, -1, -1, -1), model.visual.patches
+    for seen, other in ((patches.image, "video"), (patches.video, "image")):
+        torch.nn.init.normal_(seen.weight)
+        assert not torch.allclose(patches(clip)[:, :1], patches(picture), atol=1e-3)
+        make.completed(model, make.Count({"image": 3, "video": 3}))
+        assert not torch.allclose(patches(clip)[:, :1], patches(picture), atol=1e-3), "who saw both stays as it is"
+        make.completed(model, make.Count({"image" if other == "video" else "video": 3}))
+        torch.testing.assert_close(patches(clip)[:, :1], patches(picture), atol=1e-4, rtol=1e-4)
+
+
 # --- what is measured ------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +201,8 @@ def test_frames_are_shuffled_within_each_clip_and_one_frame_is_its_middle() -> N
         assert np.array_equal(other, shuffled.read(i)), "the same every time"
         assert {frame.tobytes() for frame in other} == {frame.tobytes() for frame in frames}
     assert len(orders) > 3
+    pictures, still = (TestItems(TINY, 64, still=as_clips).gallery("image") for as_clips in (False, True))
+    assert pictures.read(3).shape[0] == 1 and np.array_equal(still.read(3), np.repeat(pictures.read(3), 4, axis=0))
     assert whole.captions == shuffled.captions == one.captions
 
 
