@@ -10,6 +10,7 @@ import itertools
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from omnivl.train.checkpoint import RunFolder, SaveModel, read_state
 from omnivl.train.engine import Engine
 from omnivl.train.optim import learning_rate, set_learning_rate
 from omnivl.train.stopping import Stopped, StopRequest, TrainingError, reason
-from omnivl.train.tracker import Tracker
+from omnivl.train.tracker import Tracker, by_source
 
 __all__ = ["Stage", "Stopped", "Trainer", "TrainingError"]
 
@@ -65,7 +66,8 @@ class Trainer:
         self.folder, self.device = folder, device
         self.ends = list(itertools.accumulate(stage.train.steps for stage in config.stages))
         self.step = 0  # finished, over all stages
-        self.seen = self.bad = 0  # samples
+        self.seen = 0  # samples
+        self.bad: Counter[str] = Counter()  # of them, by their source
         self.first_bad: list[str] = []
         self.seconds = 0.0
         self.best: tuple[float, int] | None = None  # (value, step) of the selection metric
@@ -164,7 +166,8 @@ class Trainer:
         """Count the step's samples; write its line of metrics.jsonl, and name its bad samples."""
         samples, bad = measured.pop("samples"), measured.pop("bad")
         new_bad = [item for items in distributed.gather_objects(batch.bad) for item in items] if bad else []
-        self.seen, self.bad = self.seen + samples, self.bad + bad
+        self.seen += samples
+        self.bad.update(source for source, _ in new_bad)
         self.first_bad += [why for _, why in new_bad][: 5 - len(self.first_bad)]
         self.seconds += seconds
         line = {
@@ -175,7 +178,8 @@ class Trainer:
             **measured,
             "lr": rate,
             "samples_per_second": round(samples / max(seconds, 1e-9), 1),
-            "bad_samples": self.bad,
+            "bad_samples": self.bad.total(),
+            **({"bad_by_source": dict(self.bad)} if self.bad else {}),
         }
         if self.tracker:
             try:
@@ -184,11 +188,12 @@ class Trainer:
                 self.trouble = error
 
     def check_bad_samples(self) -> None:
-        if self.bad >= 10 and self.bad > (share := self.stage.config.data.max_bad_share) * self.seen:
+        bad, share = self.bad.total(), self.stage.config.data.max_bad_share
+        if bad >= 10 and bad > share * self.seen:
             self.save()
             raise TrainingError(
-                f"{self.bad} of {self.seen} samples could not be read, more than data.max_bad_share ({share:g}); "
-                f"the first: {'; '.join(self.first_bad)}"
+                f"{bad} of {self.seen} samples could not be read ({by_source(self.bad)}), more than "
+                f"data.max_bad_share ({share:g}); the first: {'; '.join(self.first_bad)}"
             )
 
     def validate(self) -> None:
@@ -216,14 +221,15 @@ class Trainer:
             "step": self.step,
             **self.engine.state(),
             "best": self.best,
-            "samples": {"seen": self.seen, "bad": self.bad, "first_bad": self.first_bad},
+            "samples": {"seen": self.seen, "bad": dict(self.bad), "first_bad": self.first_bad},
             "seconds": self.seconds,
             "fingerprint": self.stage.fingerprint,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        self.seen, self.bad, self.first_bad = (state["samples"][name] for name in ("seen", "bad", "first_bad"))
+        self.seen, bad, self.first_bad = (state["samples"][name] for name in ("seen", "bad", "first_bad"))
+        self.bad = Counter(bad)
         if self.folder:
             self.folder.cut(self.step)
 

@@ -272,17 +272,19 @@ def test_our_own_mistakes_keep_their_traceback(tmp_path: Path) -> None:
         TinyRun(LONG, folder=tmp_path, alter=at_step(1, raises(KeyError("typo")))).train()
 
 
-def test_too_many_bad_samples_are_counted_written_down_and_stop_the_run(tmp_path: Path) -> None:
+def test_too_many_bad_samples_are_counted_by_source_written_down_and_stop_the_run(tmp_path: Path) -> None:
     def alter(stage: int, step: int, batch: Batch) -> Batch:
-        batch.bad = [("source", f"file {step}.{i}: cut short") for i in range(4)]
+        batch.bad = [("source" if i else "other", f"file {step}.{i}: cut short") for i in range(4)]
         return batch
 
-    with pytest.raises(TrainingError, match=r"^12 of 24 samples could not be read.*the first: file 0\.0: cut short;"):
+    told = r"^12 of 24 samples could not be read \(3 of other, 9 of source\).*the first: file 0\.0: cut short;"
+    with pytest.raises(TrainingError, match=told):
         TinyRun(LONG, folder=tmp_path, alter=alter).train()
     assert [line["bad_samples"] for line in metrics(tmp_path)] == [4, 8, 12]
+    assert [line["bad_by_source"] for line in metrics(tmp_path)] == [{"other": n, "source": 3 * n} for n in (1, 2, 3)]
     lines = [json.loads(line) for line in (tmp_path / "bad_samples.jsonl").read_text().splitlines()]
-    assert lines[4] == {"step": 2, "source": "source", "reason": "file 1.0: cut short"} and len(lines) == 12
-    assert read_state(tmp_path / "checkpoints/step-3")["samples"]["bad"] == 12
+    assert lines[4] == {"step": 2, "source": "other", "reason": "file 1.0: cut short"} and len(lines) == 12
+    assert read_state(tmp_path / "checkpoints/step-3")["samples"]["bad"] == {"other": 3, "source": 9}
 
 
 def test_a_disk_that_is_full_for_metrics_stops_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
