@@ -65,13 +65,14 @@ Written by `make -C studies/paradigms` from the results files in [paradigms/](pa
 test item scored, settings, commit and machine.
 
 **What was done.** Five paradigms pretrain the tiny model on the built-in world (`omnivl/data/world.py`), all after the
-same language warm-up of their seed, all with the demo's settings. Those were chosen on the world's validation scenes;
-the study trains on its training scenes and reports its test scenes, {items} pictures and {items} clips that are the
-same for every run, and chooses nothing. Budgets are weighted steps: an image step (48 pictures) counts 1, a clip step
-(32 clips of 4 frames) {clip:.3f}, as measured once ([cost.json](paradigms/cost.json)). x1 is half the demo: {images}
-image steps and {joint} joint steps of decoupled joint pretraining. CPU seconds are of one thread of a machine that did
-other work too, so they say less than weighted steps do. A model that saw no clips takes each frame as a picture; one
-that saw no pictures takes a picture as a clip that stands still (in finetuning by the sum of its 3-D patches).
+same language warm-up of their seed (captions of pictures and of clips), all with the demo's settings. Those were chosen
+on the world's validation scenes; the study trains on its training scenes and reports its test scenes, {items} pictures
+and {items} clips that are the same for every run, and chooses nothing. Budgets are weighted steps: an image step (48
+pictures) counts 1, a clip step (32 clips of 4 frames) {clip:.3f}, as measured once ([cost.json](paradigms/cost.json)).
+x1 is half the demo: {images} image steps and {joint} joint steps of decoupled joint pretraining. CPU seconds are of one
+thread of a machine that did other work too, so they say less than weighted steps do. A model that saw no clips takes
+each frame as a picture; one that saw no pictures takes a picture as a clip that stands still (in finetuning by the sum
+of its 3-D patches).
 
 **How to read it.** A cell is the mean over seeds, ± its standard deviation over seeds, [95% bootstrap interval over
 items]. A difference is decoupled joint minus the rival, item by item on the same seeds. It counts as *shown* where its
