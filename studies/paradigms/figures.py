@@ -49,6 +49,9 @@ def draw_media(study: Study, path: Path, rivals: Mapping[str, str], titles: Mapp
                 across.mean, up.mean, xerr=errors[0], yerr=errors[1], fmt="o", color=colour, ms=6, lw=1,
                 label=titles[name],
             )  # fmt: skip
+    floors = study.floor_value(PICTURES), study.floor_value(CLIPS)
+    if all(floors):
+        pyplot.plot(*([floor] for floor in floors), "x", color="grey", label="pixel neighbour")
     pyplot.xlabel(PICTURES.title)
     pyplot.ylabel(CLIPS.title)
     pyplot.xlim(0, 1)
@@ -77,13 +80,18 @@ def draw_claims(study: Study, path: Path, claims: dict[str, str]) -> None:
 def draw_growth(study: Study, path: Path, titles: Mapping[str, str], growth: Sequence[int]) -> None:
     """R@1 of pictures and of clips against the budget."""
     _, panels = pyplot.subplots(1, 2, figsize=(7.2, 3.2), sharey=True)
+    times = (1, *growth)
     for panel, measure in zip(panels, (PICTURES, CLIPS), strict=True):
-        panel.set(xscale="log", title=measure.title, xlabel="weighted steps", ylim=(0, 1))
+        panel.set(xscale="log", title=measure.title, xlabel="budget", ylim=(0, 1))
+        panel.minorticks_off()
+        panel.set_xticks(times, [f"x{each}" for each in times])
         for (name, title), colour in zip(titles.items(), COLOURS, strict=True):
-            runs = [name, *(f"{name}_x{times}" for times in growth)]
-            there = [run for run in runs if (run, 0) in study.files]
-            found = [of_run(study, run, measure, [0]) for run in there]
-            steps = [study.files[run, 0]["weighted_steps"] for run in there]
-            panel.plot(steps, [each.mean if each else None for each in found], "o-", color=colour, ms=4, label=title)
+            runs = {each: name if each == 1 else f"{name}_x{each}" for each in times}
+            found = {each: of_run(study, run, measure, [0]) for each, run in runs.items() if (run, 0) in study.files}
+            line = [told.mean if told else None for told in found.values()]
+            panel.plot(list(found), line, "o-", color=colour, ms=4, label=title)
+        floor = study.floor_value(measure)
+        if floor is not None:
+            panel.axhline(floor, color="grey", lw=0.8, ls=":", label="pixel neighbour")
     panels[0].legend(fontsize=7)
     save(path)
