@@ -3,7 +3,7 @@
 The test items are the same for every run and seed. An interval is a bootstrap over items (95%, percentiles): an item is
 drawn with all its seeds, and with all that is measured on it (the eight siblings of a scene, the questions about one
 picture). It says nothing of the luck of training, so a difference counts as shown where its interval leaves out zero
-*and* every seed has its sign. Axes: S seeds, N items.
+*and* every seed, of two or more, has its sign. Axes: S seeds, N items.
 """
 
 from collections.abc import Sequence
@@ -134,7 +134,9 @@ class Told(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Of a difference whose good side is above zero."""
+        """Of a difference whose good side is above zero. One seed shows nothing."""
+        if len(self.by_seed) < 2:
+            return "not shown"
         if self.low > 0 and min(self.by_seed) > 0:
             return "shown"
         if self.high < 0 and max(self.by_seed) < 0:

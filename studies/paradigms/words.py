@@ -76,10 +76,10 @@ of its 3-D patches).
 
 **How to read it.** A cell is the mean over seeds, ± its standard deviation over seeds, [95% bootstrap interval over
 items]. A difference is decoupled joint minus the rival, item by item on the same seeds. It counts as *shown* where its
-interval leaves out zero and every seed has its sign, as *the reverse* where decoupled joint is behind in the same way,
-else as *not shown*. Intervals know nothing of the luck of training; the seeds do. The pixel neighbour copies from the
-nearest of {copied:,} training items (16 x 16 pixels, all frames). One frame and shuffled frames are decoupled joint
-pretraining, looking at its clips so.
+interval leaves out zero and every seed, of two or more, has its sign, as *the reverse* where decoupled joint is behind
+in the same way, else as *not shown*. Intervals know nothing of the luck of training; the seeds do. The pixel neighbour
+copies from the nearest of {copied:,} training items (16 x 16 pixels, all frames). One frame and shuffled frames are
+decoupled joint pretraining, looking at its clips so.
 """
 
 LEFT_OUT = """## Left out

@@ -248,6 +248,7 @@ def test_a_difference_is_shown_where_items_and_seeds_agree() -> None:
     assert Told(0.1, 0.05, 0.15, (0.1, 0.1)).verdict == "shown"
     assert Told(0.1, 0.05, 0.15, (0.25, -0.05)).verdict == "not shown"
     assert Told(0.1, -0.01, 0.2, (0.1, 0.1)).verdict == "not shown"
+    assert Told(0.1, 0.05, 0.15, (0.1,)).verdict == "not shown", "one seed shows nothing"
     assert Told(-0.1, -0.15, -0.05, (-0.1, -0.1)).verdict == "the reverse"
 
 
