@@ -30,6 +30,10 @@ $(VENV)/.installed-test: $(VENV)/.made $(DECLARED)
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-studies: $(VENV)/.made $(DECLARED)
+	$(PIP) --editable '.[studies]'
+	@touch $@ $(VENV)/.installed
+
 demo: $(VENV)/.installed
 	$(BIN)/python -m omnivl demo
 
