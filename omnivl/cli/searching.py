@@ -24,7 +24,9 @@ def add_commands(commands: Any) -> None:
     made.add_argument("--window", type=float, metavar="S", help="seconds of a video that one vector is of (default: 4)")
     made.add_argument("--stride", type=float, metavar="S", help="seconds between windows (default: half a window)")
     made.add_argument(
-        "--backend", choices=["exact", "faiss"], help="faiss: an HNSW graph, for a million vectors or more"
+        "--backend",
+        choices=["exact", "faiss"],
+        help="faiss: an HNSW graph (in Milvus its own), for a million vectors or more",
     )
     made.add_argument("--prune", action="store_true", help="forget files also where their folder is gone or empty")
     made.add_argument("--rebuild", action="store_true", help="for another model or other windows, in place of the old")
@@ -67,24 +69,21 @@ def add_commands(commands: Any) -> None:
 
 def add_index(made: argparse.ArgumentParser) -> None:
     made.add_argument(
-        "--index", metavar="DIR", help="where the index is (default: OMNIVL_INDEX, else $XDG_DATA_HOME/omnivl/index)"
+        "--index",
+        metavar="DIR",
+        help="where the index is: a folder, milvus:FILE.db or milvus:http://HOST:PORT (default: OMNIVL_INDEX, else "
+        "$XDG_DATA_HOME/omnivl/index)",
     )
     made.add_argument("--model", help="a model folder or hub repository (default: the index's own, else OMNIVL_MODEL)")
     add_device(made)
 
 
-def index_folder(options: argparse.Namespace) -> Path:
-    from omnivl.inference.identity import default_folder
-
-    return Path(options.index).expanduser() if options.index else default_folder()
-
-
 def load_model(options: argparse.Namespace) -> Any:
     """The model named, else the index's own, else that of the environment."""
+    from omnivl.inference.milvus import known_index
     from omnivl.inference.pipeline import load
-    from omnivl.inference.store import read_description
 
-    known = None if options.model else read_description(index_folder(options))
+    known = None if options.model else known_index(options.index)
     return load(known.model if known else model_name(options), device=options.device)
 
 
@@ -107,7 +106,7 @@ def index(options: argparse.Namespace) -> int:
         made = MediaIndex.build(
             options.folders,
             model,
-            index=index_folder(options),
+            index=options.index,
             seconds=options.window,
             stride=options.stride,
             backend=options.backend,
@@ -139,9 +138,10 @@ def index(options: argparse.Namespace) -> int:
 
 
 def errors(options: argparse.Namespace) -> int:
+    from omnivl.inference.milvus import located
     from omnivl.inference.store import Store, read_description
 
-    folder = index_folder(options)
+    folder, _ = located(options.index)
     known = read_description(folder)
     if known is None:
         raise ConfigError(f"there is no index in {folder}: make one with `omnivl index FOLDER`")
@@ -184,12 +184,12 @@ def search(options: argparse.Namespace) -> int:
     model = load_model(options)
     failed = False
     if options.folder and not options.no_update:
-        opened = MediaIndex.build(options.folder, model, index=index_folder(options), progress=Progress())
+        opened = MediaIndex.build(options.folder, model, index=options.index, progress=Progress())
         assert opened.report is not None
         tell(opened.report)
         failed = bool(opened.report.failed)
     else:
-        opened = MediaIndex.open(index_folder(options), model)
+        opened = MediaIndex.open(options.index, model)
     query = Path(options.query) if Path(options.query).is_file() else options.query
     found = opened.find(query, options.top, filters=filters, rerank=options.rerank, min_match=options.min_match)
     if options.json:
