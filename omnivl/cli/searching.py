@@ -20,7 +20,9 @@ SHOWN = 20  # files that could not be read, named at the end of a run
 
 def add_commands(commands: Any) -> None:
     made = new_command(commands, "index", index, "make folders searchable; a second run reads only what changed")
-    made.add_argument("folders", metavar="FOLDER", nargs="*", help="default: the folders that are in the index")
+    made.add_argument(
+        "folders", metavar="FOLDER", nargs="*", help="or URLs (s3://bucket/photos); default: those in the index"
+    )
     made.add_argument("--window", type=float, metavar="S", help="seconds of a video that one vector is of (default: 4)")
     made.add_argument("--stride", type=float, metavar="S", help="seconds between windows (default: half a window)")
     made.add_argument(
@@ -30,6 +32,9 @@ def add_commands(commands: Any) -> None:
     )
     made.add_argument("--prune", action="store_true", help="forget files also where their folder is gone or empty")
     made.add_argument("--rebuild", action="store_true", help="for another model or other windows, in place of the old")
+    made.add_argument(
+        "--engine", choices=["ray"], help="ray: embed on the workers of a Ray cluster (RAY_ADDRESS), or of this machine"
+    )
     made.add_argument("--errors", action="store_true", help="list the files that could not be read, and why")
     add_index(made)
 
@@ -98,6 +103,7 @@ def plain_warnings() -> None:
 def index(options: argparse.Namespace) -> int:
     if options.errors:
         return errors(options)
+    from omnivl.inference.bulk import EngineError
     from omnivl.inference.media_index import MediaIndex
 
     plain_warnings()
@@ -112,8 +118,12 @@ def index(options: argparse.Namespace) -> int:
             backend=options.backend,
             prune=options.prune,
             rebuild=options.rebuild,
+            engine=options.engine,
             progress=Progress(),
         )
+    except EngineError as error:
+        print(f"omnivl: {error}; what was embedded is in the index", file=sys.stderr)
+        return 1
     except OSError as error:  # of the index: what is wrong with a file is in the report
         print(f"omnivl: the index cannot be written ({error.strerror}); what it had stays", file=sys.stderr)
         return 1

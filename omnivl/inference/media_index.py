@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from omnivl.data.remote import is_url
 from omnivl.inference import indexer
+from omnivl.inference.bulk import import_ray
 from omnivl.inference.filling import Filler
 from omnivl.inference.filters import Filters
 from omnivl.inference.identity import describe, refuse_another
@@ -81,12 +83,13 @@ class MediaIndex:
         backend: str | None = None,
         prune: bool = False,
         rebuild: bool = False,
+        engine: str | None = None,
         progress: Progress = lambda *_: None,
     ) -> "MediaIndex":
         """Index what is new in the folders, forget what is gone, and open the index.
 
         Args:
-            folders: one or many; none: those of the index.
+            folders: one or many, or URLs that fsspec can list; none: those of the index.
             index: the folder where it is or will be, or milvus:FILE.db, or milvus:http://HOST:PORT; None: OMNIVL_INDEX,
                 else omnivl/index where the user's data live.
             seconds, stride: of the windows of videos; None: as the index has them, else 4 and half the length.
@@ -94,12 +97,17 @@ class MediaIndex:
             prune: forget files of folders that are gone or empty, too.
             rebuild: where the index is of another model or other windows, make a new one in its place; the old one
                 stays until that is whole.
+            engine: ray, to embed on the workers of a cluster (RAY_ADDRESS) or of this machine; None: in this process.
 
         Raises:
             ValueError: the index is of another model or other windows, or is being written to; none of the folders
                 is one.
         """
         folder, uri = located(index)
+        if engine == "ray":
+            import_ray()  # or say at once that it is missing
+        elif engine is not None:
+            raise ValueError(f"an engine is ray or none, got {engine!r}")
         if uri:
             with closing(Filler(uri)) as collection:  # not kept open: others may search while this reads
                 collection.check_owner(folder)
@@ -122,7 +130,7 @@ class MediaIndex:
             raise ValueError("; ".join(f"{path}: {reason}" for path, reason in refused))
         writer = Writer(folder, wanted)
         try:
-            report = indexer.update(writer, pipeline, roots, prune=prune, progress=progress)
+            report = indexer.update(writer, pipeline, roots, prune=prune, progress=progress, engine=engine)
             report.failed = refused + report.failed
             if uri:
                 with closing(Filler(uri)) as collection:
@@ -249,7 +257,7 @@ class MediaIndex:
             "JOIN windows ON windows.content = contents.id WHERE files.id = ? AND row = ?",
             (file, row),
         )
-        if not found or not os.path.isfile(found[0][0]):
+        if not found or not (is_url(os.fsdecode(found[0][0])) or os.path.isfile(found[0][0])):
             return None
         path, kind, start, end = found[0]
         return Result(os.fsdecode(path), kind, score, "cosine", start, end, file)
