@@ -82,7 +82,12 @@ class Collection:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        for name in ("pymilvus", "milvus_lite", "grpc._server", "faiss.loader"):  # they log what they raise, with all of its traceback
+        for name in (
+            "pymilvus",
+            "milvus_lite",
+            "grpc._server",
+            "faiss.loader",
+        ):  # they log what they raise, with all of its traceback
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         try:
             from pymilvus import MilvusClient
