@@ -48,7 +48,7 @@ test-long: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long || [ $$? -eq 5 ] # 5: there is none
 
 bench: $(VENV)/.installed-test
-	set -e; for name in train_step video_encoder generation momentum loader search; do $(BIN)/python benchmarks/$$name.py; done
+	set -e; for file in $$(grep -l '^if __name__' benchmarks/*.py); do $(BIN)/python $$file; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

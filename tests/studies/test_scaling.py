@@ -20,13 +20,17 @@ def counted(work: Any) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("size", ["base", "large"])
-def test_forward_passes_are_counted_as_torch_counts_them(size: str) -> None:
-    config = MODELS[size]
+SMALL = MODELS["tiny"]
+WIDER = replace(SMALL, text=replace(SMALL.text, width=192, mlp_width=700))  # than the visual side, as large is narrower
+
+
+@pytest.mark.parametrize("config", [MODELS["base"], WIDER])
+def test_forward_passes_are_counted_as_torch_counts_them(config: ModelConfig) -> None:
+    side = config.vision.image_size
     with torch.device("meta"):
         model = OmniVL(config).eval()
         ids, mask = torch.zeros(1, 20, dtype=torch.int64), torch.ones(1, 20, dtype=torch.int64)
-        clips = {frames: torch.zeros(1, frames, 3, 224, 224) for frames in (1, 8)}
+        clips = {frames: torch.zeros(1, frames, 3, side, side) for frames in (1, 8)}
         tokens = torch.zeros(1, 197, config.vision.width)
         states = torch.zeros(1, 19, config.text.width)
     for frames, pixels in clips.items():
