@@ -8,6 +8,7 @@ go on, and the writing is waited for outside of what is timed.
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,9 @@ def measure(tiny: bool, pairs: int) -> list[Row]:
             folder.save(step, lambda to: save_weights(model, to), {"optimizer": optimizer.state_dict()})
 
         for step in range(1, 2 * pairs + 3, 2):
-            ours = seconds(lambda s=step: beside(s))
+            ours = seconds(partial(beside, step))
             writing.wait()
-            peer = seconds(lambda s=step: waiting(s + 1))
+            peer = seconds(partial(waiting, step + 1))
             size = sum(path.stat().st_size for path in folder.at(step).iterdir())
             folder.prune(1, None)
             times.append((ours, peer))
