@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from omnivl.inference.milvus import CURRENT, NONE, PATIENCE, PREFIX, Collection
+from omnivl.inference.milvus import CURRENT, NONE, PATIENCE, Collection, shown
 from omnivl.inference.search import BUILD, NEIGHBOURS
 from omnivl.inference.store import Description, Writer
 
@@ -34,7 +34,7 @@ class Filler(Collection):
         """Raises ValueError where another folder fills it: what that has would be taken for gone."""
         if self.about and (owner := self.about["owner"]) != owner_of(folder):
             raise ValueError(
-                f"{PREFIX}{self.uri} is filled from {owner['folder']} on {owner['machine']}: index there, or name "
+                f"{shown(self.uri)} is filled from {owner['folder']} on {owner['machine']}: index there, or name "
                 "another database"
             )
 
@@ -71,6 +71,7 @@ class Filler(Collection):
             self.client.flush(name, timeout=PATIENCE)
             self.client.alter_collection_properties(name, properties(writer), timeout=PATIENCE)
             self.make_current(name)
+        self.about = self.read_about(CURRENT)
         return sorted(failed.items())
 
     def prepare(self, name: str, writer: Writer) -> None:

@@ -30,7 +30,7 @@ from omnivl.inference.identity import describe, refuse_another
 from omnivl.inference.indexer import Progress, Report
 from omnivl.inference.inputs import Loaded
 from omnivl.inference.matching import Candidate, Matcher
-from omnivl.inference.milvus import PREFIX, Collection, known_index, located
+from omnivl.inference.milvus import Collection, known_index, located, shown
 from omnivl.inference.pipeline import Pipeline, load
 from omnivl.inference.search import Exact, Graph, Searcher, grow_graph
 from omnivl.inference.store import Store, Writer, read_description
@@ -115,7 +115,7 @@ class MediaIndex:
         known = read_description(folder)
         wanted = describe(pipeline, known.settings if known else None, seconds, stride, backend)
         if known is not None and not rebuild:
-            refuse_another(f"{PREFIX}{uri}" if uri else folder, known, wanted)
+            refuse_another(shown(uri) if uri else folder, known, wanted)
         many = [folders] if isinstance(folders, (str, Path)) else list(folders)
         stored: list[str] = []
         if known is not None:
@@ -149,7 +149,7 @@ class MediaIndex:
         """An index as it is, with its own model where none is given. Raises ValueError where there is none, or it is of
         another model."""
         folder, uri = located(index)
-        place = f"{PREFIX}{uri}" if uri else folder
+        place = shown(uri) if uri else folder
         known = known_index(index)
         if known is None:
             raise ValueError(f"there is no index in {place}: make one with `omnivl index FOLDER`")

@@ -32,6 +32,7 @@ from omnivl.inference.store import Description, Settings, read_description
 
 PREFIX = "milvus:"
 NEEDS = 'pip install "omnivl[milvus]"'
+LOUD = "pymilvus", "milvus_lite", "grpc._server", "faiss.loader"  # they log what they raise, traceback and all
 CURRENT = "omnivl"  # the alias of the collection that is searched
 TIMEOUT = 10.0  # seconds that a connection may take
 PATIENCE = 120.0  # seconds that a call may take
@@ -58,11 +59,17 @@ def located(index: str | Path | None) -> tuple[Path, str | None]:
         return (default_folder() if index is None else Path(index).expanduser()), None
     uri = named.removeprefix(PREFIX)
     if re.match(r"https?://[^/]", uri):
-        return data_folder() / f"milvus-{re.sub(r'[^0-9A-Za-z.]+', '-', uri.split('://')[1]).strip('-')}", uri
+        address = shown(uri).partition("://")[2]
+        return data_folder() / f"milvus-{re.sub(r'[^0-9A-Za-z.]+', '-', address).strip('-')}", uri
     if "://" in uri or not uri.endswith(".db"):
         raise ValueError(f"{named} is neither milvus:FILE.db nor milvus:http://HOST:PORT")
     path = Path(uri).expanduser().absolute()
     return path.with_name(f"{path.name}.catalogue"), str(path)
+
+
+def shown(uri: str) -> str:
+    """What `--index` says, without a user and a password."""
+    return PREFIX + re.sub(r"://[^/@]*@", "://", uri)
 
 
 def known_index(index: str | Path | None) -> Description | None:
@@ -82,12 +89,7 @@ class Collection:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        for name in (
-            "pymilvus",
-            "milvus_lite",
-            "grpc._server",
-            "faiss.loader",
-        ):  # they log what they raise, with all of its traceback
+        for name in LOUD:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         try:
             from pymilvus import MilvusClient
@@ -115,7 +117,7 @@ class Collection:
     def refusal(self, message: str) -> str:
         """Why there is no connection, which Milvus Lite does not tell."""
         if self.remote:
-            return f"{PREFIX}{self.uri} does not answer, or refuses the token (MILVUS_TOKEN): {message}"
+            return f"{shown(self.uri)} does not answer, or refuses the token (MILVUS_TOKEN): {message}"
         path = Path(self.uri)
         if path.exists() and not path.is_dir():
             return f"{path} is not a database of Milvus Lite, which is a folder: choose another name"
@@ -139,7 +141,7 @@ class Collection:
         try:
             yield
         except MilvusException as error:
-            raise ValueError(f"{PREFIX}{self.uri}: {what} failed: {error.message}") from error
+            raise ValueError(f"{shown(self.uri)}: {what} failed: {error.message}") from error
 
     def close(self) -> None:
         self.client.close()
@@ -161,7 +163,7 @@ class Collection:
             return {key: json.loads(found[f"omnivl.{key}"]) for key in ("description", "owner", "roots", "files")}
         except (KeyError, ValueError):
             raise ValueError(
-                f"{PREFIX}{self.uri} has a collection {name!r} that omnivl has not made: name another database"
+                f"{shown(self.uri)} has a collection {name!r} that omnivl has not made: name another database"
             ) from None
 
     @property
@@ -205,6 +207,7 @@ class Collection:
 
     def search(self, vector: np.ndarray, k: int, filters: Filters) -> list[Hit]:
         """The nearest `k` windows, fewer where there are fewer."""
+        graph = self.description.settings.backend != "exact"
         with self.told("searching"):
             (found,) = self.client.search(
                 CURRENT,
@@ -212,7 +215,7 @@ class Collection:
                 limit=k,
                 filter=expression(filters),
                 output_fields=["file", "path", "kind", "start", "end"],
-                search_params={"params": {"ef": max(EXPLORE, 2 * k)}},
+                search_params={"params": {"ef": max(EXPLORE, 2 * k)}} if graph else {},
                 timeout=PATIENCE,
             )
         hits = []

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 from omnivl.cli import main
 from omnivl.inference import filling
@@ -19,9 +20,10 @@ from omnivl.inference.filling import Filler
 from omnivl.inference.filters import Filters
 from omnivl.inference.identity import describe
 from omnivl.inference.media_index import MediaIndex
-from omnivl.inference.milvus import Collection, expression, known_index, located
+from omnivl.inference.milvus import Collection, expression, known_index, located, shown
 from omnivl.inference.pipeline import Pipeline
 from omnivl.inference.search import Exact
+from omnivl.inference.server.app import create_app
 from omnivl.inference.store import Description, Settings, Writer
 from tests.helpers import mini_folder, picture
 from tests.inference.conftest import fill
@@ -198,6 +200,18 @@ def test_names_that_are_no_text_are_told(pipeline: Pipeline, tmp_path: Path) -> 
         assert len(index.search("a red circle")) == 1
 
 
+def test_the_server_searches_there(pipeline: Pipeline, tmp_path: Path) -> None:
+    media = fill(tmp_path / "media")
+    with MediaIndex.build(media, pipeline, index=f"milvus:{tmp_path}/a.db") as index:
+        expected = index.search("a red circle", 3)
+        with TestClient(create_app(index), base_url="http://127.0.0.1") as client:
+            assert client.get("/v1/health").json()["files"] == 9
+            found = client.post("/v1/search", json={"query": "a red circle", "top_k": 3}).json()["results"]
+            assert [row["path"] for row in found] == [result.path for result in expected]
+            assert client.get(f"/v1/media/{expected[0].id}").status_code == 200
+            assert client.get("/v1/media/999999").status_code == 404
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +231,9 @@ def test_where_the_folder_of_an_index_in_milvus_is(monkeypatch: pytest.MonkeyPat
         tmp_path / "omnivl" / "milvus-host-19530-db",
         "http://host:19530/db",
     )
+    secret = "milvus:http://me:secret@host"
+    assert located(secret) == (tmp_path / "omnivl" / "milvus-host", "http://me:secret@host")
+    assert shown("http://me:secret@host") == "milvus:http://host" and shown("/a@b.db") == "milvus:/a@b.db"
     monkeypatch.setenv("OMNIVL_INDEX", "milvus:https://host")
     assert located(None)[1] == "https://host"
     assert known_index("milvus:./local.db") is None
