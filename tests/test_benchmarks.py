@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import checkpoint, common, generation, loader, momentum, search, train_step, video_encoder
+from benchmarks import checkpoint, common, generation, growth, loader, momentum, search, train_step, video_encoder
 from omnivl.data.sample import Batch
 from omnivl.model import VisualEncoder
 from omnivl.model.generation import Writer
@@ -69,6 +69,12 @@ def test_the_share_of_momentum_is_a_part_of_a_step() -> None:
 def test_a_checkpoint_is_written_on_both_sides() -> None:
     (row,) = checkpoint.measure(True, 1)
     assert row.settings["megabytes"] > 1 and row.n == 1
+
+
+def test_growth_is_the_exponent_of_a_power() -> None:
+    assert growth.exponent([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
+    rows = growth.measure(True, 1)
+    assert [row.benchmark.split()[-1] for row in rows] == ["(exponent)"] * 4 and all(row.ours > 0 for row in rows)
 
 
 def test_make_bench_runs_every_benchmark() -> None:
