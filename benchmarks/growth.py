@@ -79,7 +79,7 @@ def growth(name: str, what: str, sizes: Sequence[int], works: Sequence[Work], tu
 def measure(tiny: bool, pairs: int) -> list[Row]:
     size = "tiny" if tiny else "small"
     frames, clips = ([2, 4], [1, 2]) if tiny else ([4, 8, 16, 32], [1, 2, 4, 8])
-    gallery, index = ([200, 400], [2000, 4000]) if tiny else ([2000, 8000, 32000], [10_000, 40_000, 160_000])
+    gallery, index = ([200, 400], [2000, 4000]) if tiny else ([8000, 32_000, 128_000], [10_000, 40_000, 160_000])
     with_frames = encoding(size, [(1, count) for count in frames])
     with_batch = encoding(size, [(count, 1) for count in clips])
     return [
