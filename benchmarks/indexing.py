@@ -99,7 +99,8 @@ def decoded(pipeline: Pipeline, paths: Sequence[Path], settings: Settings) -> li
     """All that the index's threads hand on."""
     files = [File(str(path).encode(), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     with closing(Reader(pipeline, settings, {}, THREADS).read(files)) as messages:
-        return [message.loaded for message in messages if isinstance(message, Part)]
+        parts = [message.loaded for message in messages if isinstance(message, Part)]
+    return [part for part in parts if isinstance(part, Loaded)]
 
 
 def measure(tiny: bool, pairs: int) -> list[Row]:

@@ -1,6 +1,7 @@
 """The two sides of each benchmark do the same work, on tiny shapes; no time is asserted."""
 
 import json
+import subprocess
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -9,10 +10,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import common, generation, indexing, loader, momentum, search, train_step, video_encoder
+from benchmarks import (
+    checkpoint,
+    common,
+    generation,
+    growth,
+    indexing,
+    loader,
+    momentum,
+    search,
+    train_step,
+    video_encoder,
+)
 from omnivl.data.sample import Batch
 from omnivl.model import VisualEncoder
 from omnivl.model.generation import Writer
+
+ROOT = Path(common.__file__).resolve().parents[1]
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -61,6 +75,25 @@ def test_captions_are_the_same_with_and_without_a_cache() -> None:
 def test_the_share_of_momentum_is_a_part_of_a_step() -> None:
     (row,) = momentum.measure(True, 1)
     assert row.is_share and 0 < row.ratio < 1
+
+
+def test_a_checkpoint_is_written_on_both_sides() -> None:
+    (row,) = checkpoint.measure(True, 1)
+    assert row.settings["megabytes"] > 1 and row.n == 1
+
+
+def test_growth_is_the_exponent_of_a_power() -> None:
+    assert growth.exponent([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
+    rows = growth.measure(True, 1)
+    assert [row.benchmark.split()[-1] for row in rows] == ["(exponent)"] * 4 and all(row.ours > 0 for row in rows)
+
+
+def test_make_bench_runs_every_benchmark() -> None:
+    shown = subprocess.run(["make", "-n", "bench"], capture_output=True, text=True, cwd=ROOT).stdout
+    pattern = next(line for line in shown.splitlines() if "benchmarks/*.py" in line)
+    assert "grep -l '^if __name__' benchmarks/*.py" in pattern
+    mains = {path.name for path in (ROOT / "benchmarks").glob("*.py") if "\nif __name__" in path.read_text()}
+    assert mains == {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"common.py", "__init__.py"}
 
 
 def test_all_searches_find_the_same() -> None:

@@ -77,14 +77,6 @@ class Description:
         return hashlib.blake2b(repr((self.fingerprint, cut)).encode(), digest_size=6).hexdigest()
 
 
-def default_folder() -> Path:
-    """OMNIVL_INDEX, else omnivl/index where the user's data live."""
-    if named := os.environ.get("OMNIVL_INDEX"):
-        return Path(named).expanduser()
-    data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "omnivl" / "index"
-
-
 def read_description(folder: Path) -> Description | None:
     """None where there is no index yet. Raises ValueError where it is damaged or of another version."""
     path = folder / "index.json"
@@ -180,6 +172,15 @@ class Store:
 
     def roots(self) -> list[str]:
         return [os.fsdecode(path) for (path,) in self.execute("SELECT path FROM roots ORDER BY path")]
+
+    def count(self) -> int:
+        """Files that can be found."""
+        return self.execute("SELECT count(*) FROM files WHERE content IS NOT NULL")[0][0]
+
+    def path_of(self, file: int) -> str | None:
+        """None where there is no such file."""
+        found = self.execute("SELECT path FROM files WHERE id = ? AND content IS NOT NULL", (file,))
+        return os.fsdecode(found[0][0]) if found else None
 
     def errors(self) -> list[tuple[str, str]]:
         """(path, reason) of the files that could not be read."""

@@ -23,7 +23,7 @@ from omnivl import distributed
 from omnivl.config import RunConfig, StageConfig
 from omnivl.data.sample import Batch
 from omnivl.tasks.base import Task
-from omnivl.train.checkpoint import RunFolder, SaveModel, read_state
+from omnivl.train.checkpoint import RunFolder, SaveModel, Writing, on_host, read_state
 from omnivl.train.engine import Engine
 from omnivl.train.optim import learning_rate, set_learning_rate
 from omnivl.train.stopping import Stopped, StopRequest, TrainingError, reason
@@ -50,7 +50,8 @@ class Trainer:
 
     Args:
         make_stage: builds stage number i around the one model that goes through all of them.
-        save_model: writes a model folder of its present weights.
+        copy_model: copies the model's present weights to the host's memory, and gives what writes a model folder of
+            the copy.
         folder: the run folder (rank 0 alone), or None.
     """
 
@@ -58,14 +59,16 @@ class Trainer:
         self,
         config: RunConfig,
         make_stage: Callable[[int], Stage],
-        save_model: SaveModel,
+        copy_model: Callable[[], SaveModel],
         folder: RunFolder | None,
         device: torch.device,
     ) -> None:
-        self.config, self.make_stage, self.save_model = config, make_stage, save_model
+        self.config, self.make_stage, self.copy_model = config, make_stage, copy_model
         self.folder, self.device = folder, device
         self.ends = list(itertools.accumulate(stage.train.steps for stage in config.stages))
         self.step = 0  # finished, over all stages
+        self.saved = 0  # the latest step whose checkpoint was begun
+        self.writing = Writing()
         self.seen = 0  # samples
         self.bad: Counter[str] = Counter()  # of them, by their source
         self.first_bad: list[str] = []
@@ -93,6 +96,7 @@ class Trainer:
             if self.folder and self.folder.model.exists():
                 return
         with ExitStack() as stack:
+            stack.callback(self.writing.join)  # however this ends, nothing is left half written
             if self.folder:
                 self.tracker = stack.enter_context(closing(Tracker(self.folder.path, self.ends[-1], self.step)))
             stack.enter_context(self.stop.listening())
@@ -125,6 +129,7 @@ class Trainer:
             if finished or (every and step % every == 0):
                 self.save()
             started = time.monotonic()
+        self.finish_writing()
 
     def begin_stage(self, number: int, state: dict[str, Any] | None) -> None:
         """Build a stage: its first step, or the state of one that was stopped."""
@@ -139,7 +144,7 @@ class Trainer:
 
     def next_batch(self, batches: Iterator[Batch]) -> Batch | None:
         """The next step's batch; None where the stage is over. What stops one rank stops all of them here."""
-        batch, error = None, self.trouble
+        batch, error = None, self.trouble or self.writing.failed
         if not self.stop.signum and not error:
             try:
                 with self.stop.reading_batches():
@@ -152,6 +157,7 @@ class Trainer:
         if not signum and not failures:
             return batch
         self.save()
+        self.finish_writing()
         if signum:
             raise Stopped(int(signum), self.step)
         if error is None:
@@ -191,6 +197,7 @@ class Trainer:
         bad, share = self.bad.total(), self.stage.config.data.max_bad_share
         if bad >= 10 and bad > share * self.seen:
             self.save()
+            self.finish_writing()
             raise TrainingError(
                 f"{bad} of {self.seen} samples could not be read ({by_source(self.bad)}), more than "
                 f"data.max_bad_share ({share:g}); the first: {'; '.join(self.first_bad)}"
@@ -200,6 +207,7 @@ class Trainer:
         """Measure the validation split; keep the checkpoint of the best step where the recipe names a metric."""
         assert self.stage.validate
         metric = self.stage.config.train.select
+        self.finish_writing()  # its readers are forked, which no thread should be in the middle of something at
         with self.engine.evaluating():
             values = self.stage.validate()
         if self.tracker:
@@ -234,15 +242,29 @@ class Trainer:
             self.folder.cut(self.step)
 
     def save(self) -> None:
-        """A checkpoint of the present step; before the first there is nothing to save. An error is every rank's."""
-        if not self.step:
+        """Begin a checkpoint of the present step, when the one before is on the disk; before the first step there is
+        nothing to save. An error is every rank's, and may be the earlier checkpoint's."""
+        if self.step == self.saved:
             return
         self.engine.update_model()
-        state = self.state()
+        state, step, folder = self.state(), self.step, self.folder
+        keep, best = self.stage.config.train.keep_checkpoints, self.best[1] if self.best else None
 
-        def write() -> None:
-            if self.folder:
-                self.folder.save(self.step, self.save_model, state)
-                self.folder.prune(self.stage.config.train.keep_checkpoints, self.best[1] if self.best else None)
+        def begin() -> None:
+            if not folder:
+                return
+            self.writing.wait()  # before another copy is made
+            save_model, copied = self.copy_model(), on_host(state)
 
-        distributed.main_first(write)
+            def write() -> None:
+                folder.save(step, save_model, copied)
+                folder.prune(keep, best)
+
+            self.writing.start(write)
+
+        distributed.main_first(begin)
+        self.saved = step
+
+    def finish_writing(self) -> None:
+        """Wait until the checkpoint in hand is on the disk. An error is every rank's."""
+        distributed.main_first(self.writing.wait)

@@ -111,6 +111,60 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_too(tmp_path: Pa
     assert_same(dict(run.model.state_dict()), before)
 
 
+def test_steps_go_on_while_a_checkpoint_is_written_and_it_holds_what_its_step_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = stage_config("image video", 5, checkpoint_every=2, keep_checkpoints=9)
+    TinyRun(stage, folder=tmp_path / "plain").train()
+    taken, release, first = threading.Event(), threading.Event(), threading.Event()
+    real = torch.save
+
+    def slow(state: Any, file: Any) -> None:
+        if state["step"] == 2:
+            first.set()
+            assert release.wait(60)
+            assert taken.is_set(), "the third step is taken while the second is written"
+        real(state, file)
+
+    monkeypatch.setattr(torch, "save", slow)
+
+    def third() -> None:  # begun after the second step: what it changes is not in the checkpoint
+        assert first.wait(60)
+
+    def fourth() -> None:
+        assert checkpoint_steps(tmp_path / "beside") == []
+        taken.set()
+        release.set()
+
+    def alter(number: int, step: int, batch: Batch) -> Batch:
+        {2: third, 3: fourth}.get(step, lambda: None)()
+        return batch
+
+    TinyRun(stage, folder=tmp_path / "beside", alter=alter).train()
+    for step in (2, 4, 5):
+        folders = [tmp_path / name / f"checkpoints/step-{step}" for name in ("plain", "beside")]
+        one, other = (without_time(read_state(folder)) for folder in folders)
+        assert_same(one, other)
+        weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
+        assert weights[0] == weights[1]
+
+
+def test_what_could_not_be_written_beside_the_training_stops_it_at_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = TinyRun(stage_config("image", 9, checkpoint_every=4), folder=tmp_path)
+
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    run.trainer.copy_model = lambda: full
+    after = at_step(5, run.trainer.writing.join)
+    run.alter = after
+    with pytest.raises(TrainingError, match=r"^the checkpoint of step 4 was not written: No space left on device;"):
+        run.train()
+    assert run.trainer.step <= 6 and checkpoint_steps(tmp_path) == []
+
+
 # --- fp16 ------------------------------------------------------------------------------------------------------------
 
 FP16 = stage_config("image video", 5, precision="fp16", checkpoint_every=1, keep_checkpoints=9)
