@@ -15,7 +15,7 @@ from pathlib import Path
 from torch.utils.data import DataLoader, Dataset
 
 from omnivl.data.annotations import FORMATS, Annotations, Item, Problem
-from omnivl.data.loader import follow_the_parent
+from omnivl.data.loader import follow_the_parent, started
 from omnivl.data.media import kind, read_image, read_video, resolve
 from omnivl.data.sample import BadSample
 from omnivl.data.shards import open_shards
@@ -98,7 +98,7 @@ def looks(items: Sequence[Item], num_workers: int) -> Iterator[Look]:
     """A look at each item, in order."""
     loader = DataLoader(Looks(items), batch_size=None, num_workers=num_workers, worker_init_fn=follow_the_parent)
     try:
-        yield from loader
+        yield from started(loader)
     except RuntimeError as error:  # a decoder's own crash
         if not str(error).startswith("DataLoader worker"):
             raise

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from multiprocessing import active_children
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -24,6 +24,8 @@ from omnivl.data.sample import BadSample, Batch, LoadingError, Sample, collate
 from omnivl.data.sources import Ask, Source
 
 __all__ = ["Plan", "PlannedBatches", "training_loader"]
+
+T = TypeVar("T")
 
 ATTEMPTS = 8  # replacements tried for a bad sample
 TIMEOUT = 600  # seconds for a batch to come: a worker that hangs on a file becomes an error
@@ -106,11 +108,7 @@ def training_loader(
 
 def _arriving(loader: DataLoader[Batch | ValueError], first: int) -> Iterator[Batch]:
     others = active_children()
-    # a decoder's threads do not live in a forked worker, which would wait for them for ever when it frees the decoder
-    gc.collect()
-    gc.freeze()
-    source = iter(loader)
-    gc.unfreeze()
+    source = started(loader)
     workers = [child for child in active_children() if child not in others]
     try:
         for step in count(first):
@@ -136,6 +134,17 @@ def _arriving(loader: DataLoader[Batch | ValueError], first: int) -> Iterator[Ba
         for worker in workers:  # one that hangs did not hear
             worker.kill()
             worker.join()
+
+
+def started(loader: DataLoader[T]) -> Iterator[T]:
+    """What is loaded, with workers that free none of this process's objects: a decoder's threads do not live in a forked
+    one, which would wait for them for ever when it frees the decoder."""
+    gc.collect()
+    gc.freeze()
+    try:
+        return iter(loader)
+    finally:
+        gc.unfreeze()
 
 
 def _close(arriving: weakref.ref[Any]) -> None:
