@@ -137,8 +137,8 @@ def _arriving(loader: DataLoader[Batch | ValueError], first: int) -> Iterator[Ba
 
 
 def started(loader: DataLoader[T]) -> Iterator[T]:
-    """What is loaded, with workers that free none of this process's objects: a decoder's threads do not live in a forked
-    one, which would wait for them for ever when it frees the decoder."""
+    """What is loaded, by workers that free none of this process's objects: a decoder's threads do not live in a forked
+    worker, which would wait for them for ever."""
     gc.collect()
     gc.freeze()
     try:
