@@ -16,10 +16,12 @@ from omnivl.cli import main
 from omnivl.config import EvaluationConfig
 from omnivl.data.annotations import FORMATS, Annotations, Format, Item
 from omnivl.data.sample import Question
+from omnivl.data.sources import FileSource
 from omnivl.evaluation import evaluate
 from omnivl.metrics import captions
 from omnivl.model.folder import load_folder
 from omnivl.tasks.base import Result
+from omnivl.tasks.work import Work
 from tests.helpers import mini_folder, picture
 
 TASKS = ("retrieval", "classify", "probe", "caption", "answer")
@@ -222,3 +224,84 @@ def test_without_a_decoder_nothing_is_written(model: Path, data: str) -> None:
     for task in ("caption", "answer"):
         with pytest.raises(ValueError, match="this model has no generation decoder"):
             evaluate(network, tokenizer, EvaluationConfig(tasks=(task,), data=data))
+
+
+# --- stopped and gone on with ----------------------------------------------------------------------------------------
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, reads: int) -> list[str]:
+    """Ctrl-C at the read of one item; gives the list of what was read."""
+    seen: list[str] = []
+    frames = FileSource.frames
+
+    def counted(self: FileSource, medium: str, index: int, ask: Any) -> Any:
+        if len(seen) == reads:
+            raise KeyboardInterrupt
+        seen.append(self.item(medium, index).key)
+        return frames(self, medium, index, ask)
+
+    monkeypatch.setattr(FileSource, "frames", counted)
+    return seen
+
+
+def test_a_stopped_evaluation_goes_on_and_comes_to_the_same_numbers(
+    model: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", data, "--k", "4", "--batch-size", "4", "--method", "nucleus"]
+    words += [word for task in TASKS for word in ("--task", task)]
+    kept = tmp_path / "results.json.work"
+    assert run(model, tmp_path, *words) == 1 and not kept.exists()
+    expected = rows(tmp_path)
+    (tmp_path / "results.json").unlink()
+    reads, stops, code = 0, 0, 130
+    while code == 130:
+        with monkeypatch.context() as patch:
+            seen = stop_after(patch, 31)
+            code = run(model, tmp_path, *words)
+        reads += len(seen)
+        if code == 130:
+            stops += 1
+            assert kept.exists() and "the same command goes on from there" in capsys.readouterr().err
+            assert not (tmp_path / "results.json").exists()
+    assert code == 1 and 1 < stops < 9 and not kept.exists()
+    assert rows(tmp_path) == expected, "to the last digit"
+    with monkeypatch.context() as patch:
+        whole = stop_after(patch, 10_000)
+        run(model, tmp_path, *words)
+    lost = 4 + 2 * 7 + 1  # of each stop: a batch, what was broken, and tokens that are needed again
+    assert reads <= len(whole) + stops * lost
+
+
+def test_work_of_another_model_or_data_is_told_and_not_used(
+    model: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["--task", "caption", "--data", data, "--batch-size", "4", "--method", "greedy"]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 9)
+        assert run(model, tmp_path, *words) == 130
+    other = mini_folder(tmp_path / "other", seed=1)
+    caplog.clear()
+    assert run(other, tmp_path, *words, "--split", "validation") == 0
+    assert "unfinished work of another model, other data or other settings" in caplog.text
+    assert "were done before" not in caplog.text and len(list((tmp_path / "results.json.work").iterdir())) == 1
+    caplog.set_level("INFO")
+    assert run(model, tmp_path, *words) == 1
+    assert "7 of 13 items were done before" in caplog.text and not (tmp_path / "results.json.work").exists()
+
+
+def test_rows_belong_to_no_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vector = torch.tensor([0.1, -2.0, 3e-38])
+    halves: list[dict[int, Any]] = [{0: "a", 2: ["b", "ü"]}, {1: vector, 3: torch.empty(0)}]
+    for rank, kept in enumerate(halves):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        Work(tmp_path / "w", "key").keep("part", kept)
+    monkeypatch.undo()
+    work = Work(tmp_path / "w", "key")
+    found = work.known("part", range(3))
+    assert (found[0], found[2]) == ("a", ["b", "ü"]) and torch.equal(found[1], vector) and len(found) == 3
+    assert work.known("part", [3])[3].shape == (0,) and not work.known("other part", range(3))
+    (tmp_path / "w" / "key.7.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(OSError, match=r"key\.7\.sqlite, which keeps what is done so far, cannot be used: file is not"):
+        work.known("part", range(3))
+    work.remove()
+    assert not (tmp_path / "w").exists()

@@ -26,6 +26,18 @@ class Progress:
         print(f"\r\x1b[K{line}" if self.terminal else line, end=end, file=sys.stderr, flush=True)
 
 
+class ItemProgress:
+    """Called with what is being done, items done, and of; every new thing has a line of its own."""
+
+    def __init__(self) -> None:
+        self.what, self.line = "", Progress()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self.what:
+            self.what, self.line = what, Progress(f"items ({what})")
+        self.line(done, total, done, total)
+
+
 def duration(seconds: float) -> str:
     """ "1:05" or "2:03:20"."""
     minutes, rest = divmod(round(seconds), 60)

@@ -20,6 +20,7 @@ from omnivl.model import OmniVL, Visual
 from omnivl.prompts import fill, label_prompts
 from omnivl.tasks.base import Losses, Result, Task, gallery_result
 from omnivl.tasks.retrieval import encode_texts
+from omnivl.tasks.work import Work, table
 from omnivl.tokenizer import Tokenizer
 
 
@@ -70,7 +71,13 @@ def require_labels(gallery: Gallery) -> None:
 
 @torch.inference_mode()
 def evaluate_classes(
-    model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, zero_shot: bool = False, batch_size: int = 64
+    model: OmniVL,
+    tokenizer: Tokenizer,
+    gallery: Gallery,
+    *,
+    zero_shot: bool = False,
+    batch_size: int = 64,
+    work: Work | None = None,
 ) -> list[Result]:
     """top1, top5 and mean_per_class: by the model's classifier where it has one, by prompts where it has none or with
     `zero_shot`. Raises ValueError where an item has no label, or one that the classifier does not know."""
@@ -91,13 +98,13 @@ def evaluate_classes(
         assert model.classifier is not None
         return model.classifier(visual.pooled)
 
-    scores = torch.zeros(len(gallery), len(labels))  # an item that cannot be read scores all alike
-    for indices, pixels in gallery.batches(max(1, batch_size // gallery.views), distributed.own_part(len(gallery))):
+    def averaged(items: list[int], pixels: Tensor) -> list[Tensor]:
         views = pixels.unflatten(1, (gallery.views, -1)).flatten(0, 1)  # (b V, T, C, H, W)
         probability = scores_of(model.encode_visual(views.to(model.temperature.device))).float().softmax(1)
-        scores[indices] = probability.view(len(indices), gallery.views, -1).mean(1).cpu()
-    scores = distributed.fill_from_ranks(scores)
-    gallery.gather_bad()
+        return list(probability.view(len(items), gallery.views, -1).mean(1).cpu())
+
+    rows = (work or Work()).rows("classes", gallery, max(1, batch_size // gallery.views), averaged)
+    scores, _ = table(rows, len(gallery), len(labels))  # an item that cannot be read scores all alike
     settings = {"zero_shot": by_prompts, "classes": len(labels), "views": gallery.views}
     return score_classes(gallery, "classify", scores, labels, settings)
 

@@ -44,6 +44,8 @@ def read_karpathy(path: Path, root: Path | None, split: str, notes: Notes) -> It
             captions = tuple(caption for said in image["sentences"] for caption in captions_in(said["raw"]))
             media = find(Path(image["filename"]).stem)
             yield f"{path}, image {number}", Item(media, captions, id=str(image.get("cocoid", image["imgid"])))
+        else:
+            notes.elsewhere[image["split"]] += 1
 
 
 @reader()
