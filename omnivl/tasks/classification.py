@@ -8,6 +8,7 @@ frames.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,17 +26,18 @@ from omnivl.tokenizer import Tokenizer
 
 
 class ClassificationTask(Task):
-    """Cross-entropy of `model.classifier` on the visual [CLS], with label smoothing.
+    """Cross-entropy of `model.classifier` on the visual [CLS], with label smoothing, and with mixup where it is asked
+    for (Zhang et al. 2018).
 
-    Raises ValueError for a batch with a class that the classifier does not have.
+    Raises ValueError for a batch with a class that the classifier does not have, and where mixup finds no pairs.
     """
 
     keys: Tensor
 
-    def __init__(self, model: OmniVL, config: TaskConfig) -> None:
+    def __init__(self, model: OmniVL, config: TaskConfig, seed: int) -> None:
         super().__init__()
         assert model.classifier is not None
-        self.model, self.config = model, config
+        self.model, self.config, self.seed = model, config, seed
         self.register_buffer("keys", torch.tensor([label_key("", name) for name in model.extra["labels"]]), False)
 
     def forward(self, batch: Batch, step: int, micro: int) -> Losses:
@@ -44,12 +46,33 @@ class ClassificationTask(Task):
         if not bool(same.any(1).all()):
             stranger = batch.keys[int((~same.any(1)).nonzero()[0])]
             raise ValueError(f"{stranger} has no label, or one that the classifier does not know")
-        classes = same.int().argmax(1)
-        logits = self.model.classifier(self.model.encode_visual(batch.pixels).pooled).float()
-        loss = F.cross_entropy(logits, classes, reduction="none", label_smoothing=self.config.label_smoothing)
+        pixels, targets = self.model.normalised(batch.pixels), same.float()
+        if self.config.mixup:
+            pixels, targets = self.mixed(pixels, targets, step, micro)
+        logits = self.model.classifier(self.model.encode_visual(pixels).pooled).float()
+        loss = F.cross_entropy(logits, targets, reduction="none", label_smoothing=self.config.label_smoothing)
         total = distributed.share(loss.sum(), len(loss))
-        right = (logits.detach().argmax(1) == classes).sum()
+        right = (logits.detach().argmax(1) == targets.argmax(1)).sum()
         return Losses(total, {"class": total.detach()}, {"class_accuracy": (right, len(loss))})
+
+    def mixed(self, pixels: Tensor, targets: Tensor, step: int, micro: int) -> tuple[Tensor, Tensor]:
+        """Normalised pixels (B, T, C, H, W) and targets (B, classes), each row mixed with its neighbour, which stands
+        in no other pair: x1 = s x1 + (1 - s) x2 and x2 = s x2 + (1 - s) x1, with one s ~ Beta(mixup, mixup) a pair.
+
+        The numbers depend on the seed, the step and the pair's place in the whole batch alone.
+        """
+        if len(pixels) % 2:
+            raise ValueError(
+                f"task.mixup mixes pairs, but a process has {len(pixels)} samples at a time: give it an even number "
+                "(data.batch_size over processes and train.accumulate)"
+            )
+        pairs, rank, ranks = len(pixels) // 2, distributed.rank(), distributed.world_size()
+        rng = np.random.default_rng([abs(self.seed), step, micro])
+        drawn = rng.beta(self.config.mixup, self.config.mixup, ranks * pairs)[rank * pairs :][:pairs]
+        own = torch.tensor(drawn, dtype=torch.float32, device=pixels.device).repeat_interleave(2)[:, None]  # (B, 1)
+        partner = torch.arange(len(pixels), device=pixels.device) ^ 1
+        share = own.view(-1, 1, 1, 1, 1).to(pixels.dtype)
+        return share * pixels + (1 - share) * pixels[partner], own * targets + (1 - own) * targets[partner]
 
 
 def class_vectors(
