@@ -4,6 +4,7 @@ several processes each works on its own items, and all of them come to the same 
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from omnivl.model import OmniVL
 from omnivl.predictions import Prediction, answer_rows, caption_rows, require_ids
 from omnivl.tasks.answering import answer_questions, commonest_answers, score_answers
 from omnivl.tasks.base import Result
-from omnivl.tasks.captioning import score_captions, write_captions
+from omnivl.tasks.captioning import require_words, score_captions, write_captions
 from omnivl.tasks.classification import evaluate_classes
 from omnivl.tasks.probe import evaluate_probe
 from omnivl.tasks.retrieval import evaluate_retrieval, evaluate_reverse, evaluate_siblings
@@ -44,6 +45,7 @@ NEEDED = {
 }
 
 MAX_FRAMES = 512  # of a clip
+MAX_BEAMS = 64
 
 Bad = list[tuple[str, str]]  # (key, reason) of items that could not be read
 
@@ -61,7 +63,9 @@ def check(config: EvaluationConfig) -> None:
         raise ConfigError(f"num_frames is {config.num_frames}, wanted 1 to {MAX_FRAMES}, or 0 for the model's")
     if min(config.views) < 1:
         raise ConfigError(f"views are {config.views[0]}x{config.views[1]}, wanted clips x crops, each 1 or more")
-    if config.token_memory < 0:
+    if not 1 <= config.num_beams <= MAX_BEAMS:
+        raise ConfigError(f"num_beams is {config.num_beams}, wanted 1 to {MAX_BEAMS}")
+    if not 0 <= config.token_memory < math.inf:
         raise ConfigError(f"token_memory is {config.token_memory:g} GiB, wanted 0 or more")
     if config.predictions and len({"caption", "answer"} & set(config.tasks)) != 1:
         raise ConfigError("a file of predictions holds those of one task: caption or answer")
@@ -190,6 +194,7 @@ class Evaluation:
 
     def caption(self, gallery: Gallery) -> list[Result]:
         config = self.config
+        require_words(gallery)
         how: dict[str, Any] = {
             "method": config.method, "num_beams": config.num_beams, "min_length": config.min_length,
             "max_length": config.max_length, "repetition_penalty": config.repetition_penalty,

@@ -194,7 +194,10 @@ def test_the_worlds_questions_need_no_file(model: Path, tmp_path: Path) -> None:
         (("--task", "answer", "--answers", "nowhere.txt"), "nowhere.txt cannot be read as a list of answers"),
         (("--task", "answer", "--answers", "nowhere.json"), "nowhere.json: no such file"),
         (("--task", "retrieval", "--predictions", "x"), "a file of predictions holds those of one task"),
-        (("--task", "caption", "--num-beams", "0"), "num_beams 0"),
+        (("--task", "retrieval", "--token-memory", "nan"), "token_memory is nan GiB, wanted 0 or more"),
+        (("--task", "classify", "--num-frames", "1000000"), "num_frames is 1000000, wanted 1 to 512"),
+        (("--task", "caption", "--num-beams", "0"), "num_beams is 0, wanted 1 to 64"),
+        (("--task", "caption", "--num-beams", "100000"), "num_beams is 100000, wanted 1 to 64"),
         (("--task", "caption", "--max-length", "3"), "min_length is 5 and max_length 3"),
     ],
 )

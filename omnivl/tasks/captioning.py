@@ -77,7 +77,7 @@ def write_captions(
 def score_captions(gallery: Gallery, written: list[str], settings: dict[str, Any]) -> list[Result]:
     """What `score_words` gives, and the metrics of the field where they can run (else they are named).
 
-    Raises ValueError where an item has no caption with words.
+    Raises ValueError as `require_words` does.
     """
     results = score_words(gallery, written, settings)
     (known, guessed), not_run = caption_metrics([written, captions_of_others(gallery)], gallery.captions)
@@ -95,11 +95,9 @@ def score_captions(gallery: Gallery, written: list[str], settings: dict[str, Any
 def score_words(gallery: Gallery, written: list[str], settings: dict[str, Any]) -> list[Result]:
     """exact, token_f1, and for the world's clips motion_word: the share whose motion word is right.
 
-    Raises ValueError where an item has no caption with words.
+    Raises ValueError as `require_words` does.
     """
-    for key, own in zip(gallery.keys, gallery.captions, strict=True):
-        if not own or not all(words(text) for text in own):
-            raise ValueError(f"{gallery.name}: {key} has a caption without words, which nothing can be scored by")
+    require_words(gallery)
     others, pairs = captions_of_others(gallery), list(zip(written, gallery.captions, strict=True))
     found = {
         metric: ([score([text], [own]) for text, own in pairs], score(others, gallery.captions))
@@ -121,6 +119,14 @@ def score_words(gallery: Gallery, written: list[str], settings: dict[str, Any]) 
 def captions_of_others(gallery: Gallery) -> list[str]:
     """What a model that says another item's caption would say."""
     return [gallery.captions[(i + 1 + len(gallery) // 2) % len(gallery)][0] for i in range(len(gallery))]
+
+
+def require_words(gallery: Gallery) -> None:
+    """Raises ValueError where an item has no captions, or one without words."""
+    for key, own in zip(gallery.keys, gallery.captions, strict=True):
+        if not own or not all(words(text) for text in own):
+            told = "a caption without words" if own else "no captions"
+            raise ValueError(f"{gallery.name}: {key} has {told}, which nothing can be scored by")
 
 
 def word_of(caption: str, motion: str) -> str:

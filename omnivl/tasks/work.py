@@ -80,6 +80,8 @@ class Work:
         if known:
             log.info("%s: %d of %d items were done before", what, known, total)
         done, tell, ranks = 0, self.tell, distributed.world_size()
+        if tell is not None and known < total:
+            tell(what, 0, (total - known) * ranks)
 
         def step(count: int) -> None:
             nonlocal done

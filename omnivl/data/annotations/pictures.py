@@ -123,11 +123,13 @@ def read_vqav2(path: Path, root: Path | None, split: str, notes: Notes) -> Itera
     find = media_by_id(base_of(path, root), ".jpg")
     told: dict[Any, Any] = {}
     if not split.startswith("test"):
-        answers = read_json(beside(file, f"v2_mscoco_{images}_annotations.json"))["annotations"]
-        told = {given["question_id"]: given for given in answers}
+        answers = beside(file, f"v2_mscoco_{images}_annotations.json")
+        told = {given["question_id"]: given for given in read_json(answers)["annotations"]}
     for asked in read_json(file)["questions"]:
         identity = asked["question_id"]
-        given = told[identity] if told else {}
+        if told and identity not in told:
+            raise ValueError(f"{answers} has no answers of question {identity} of {file.name}: are both of one split?")
+        given = told.get(identity, {})
         weights: dict[str, float] = defaultdict(float)
         for answer in given.get("answers", ()):
             weights[answer["answer"]] += 1
