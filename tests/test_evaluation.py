@@ -292,6 +292,22 @@ def test_work_of_another_model_or_data_is_told_and_not_used(
     assert "7 of 13 items were done before" in caplog.text and not (tmp_path / "results.json.work").exists()
 
 
+def test_what_cannot_be_scored_is_refused_before_the_work(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = tmp_path / "my.jsonl"
+    said = [{"media": picture(tmp_path / f"{i}.png", i).name, "caption": "..." if i else "a star"} for i in range(3)]
+    asked = [{"media": row["media"], "question": "what?", "answer": "yes"} for row in said]
+    with monkeypatch.context() as patch:
+        seen = stop_after(patch, 99)
+        for rows, task, told in ((said, "caption", "1.png has a caption without words"), (asked, "answer", "an id")):
+            listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            words = ["--task", task, "--data", f"manifest:{listed}", "--predictions", str(tmp_path / "p.json")]
+            assert run(model, tmp_path, *words) == 2
+            assert told in capsys.readouterr().err.splitlines()[-1]
+    assert not seen and not (tmp_path / "results.json.work").exists()
+
+
 def test_rows_belong_to_no_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vector = torch.tensor([0.1, -2.0, 3e-38])
     halves: list[dict[int, Any]] = [{0: "a", 2: ["b", "ü"]}, {1: vector, 3: torch.empty(0)}]

@@ -69,7 +69,9 @@ def test_captions_are_scored_beside_all_of_their_own_and_an_empty_one_is_wrong(
     assert score(tmp_path, coco(tmp_path / "c.json"), "caption", rows) == 0
     found = values(tmp_path)
     assert found["exact"] == 0.5 and found["token_f1"] == 0.5 and found["cider"] is None
-    assert "omnivl: not run: bleu4: it needs Java" in capsys.readouterr().err
+    assert (
+        "omnivl: not run: bleu1, bleu2, bleu3, bleu4, meteor, rouge_l, cider: it needs Java" in capsys.readouterr().err
+    )
 
 
 GOOD = [{"image_id": 7, "caption": "a"}, {"image_id": 9, "caption": "b"}]

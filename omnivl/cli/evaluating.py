@@ -16,7 +16,9 @@ DEFAULTS = EvaluationConfig()
 
 
 def add_commands(commands: Any) -> None:
-    made = new_command(commands, "evaluate", evaluate, "measure a model on a data set; merge into results.json")
+    made = new_command(
+        commands, "evaluate", evaluate, "measure a model on a data set, in fractions of 1; merge into results.json"
+    )
     made.add_argument("model", metavar="MODEL", nargs="?", default="", help="a model folder or hub repository")
     tasks = ["retrieval", "classify", "probe", "caption", "answer"]
     made.add_argument("--task", action="append", required=True, choices=tasks, help="may be given several times")
@@ -145,9 +147,13 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def tell_not_run(results: Sequence[Any]) -> None:
+    """A line for each reason."""
+    reasons: dict[str, dict[str, None]] = {}
     for result in results:
         if result.value is None:
-            print(f"omnivl: not run: {result.metric}: {result.settings['not_run']}", file=sys.stderr)
+            reasons.setdefault(result.settings["not_run"], {})[result.metric] = None
+    for reason, metrics in reasons.items():
+        print(f"omnivl: not run: {', '.join(metrics)}: {reason}", file=sys.stderr)
 
 
 def score(options: argparse.Namespace) -> int:
