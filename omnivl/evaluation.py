@@ -44,8 +44,16 @@ NEEDED = {
     "answer": "questions with answers (or --predictions, to write what is not scored)",
 }
 
-MAX_FRAMES = 512  # of a clip
-MAX_BEAMS = 64
+BOUNDS = {
+    "rerank": (0, math.inf),
+    "num_items": (1, 100_000),
+    "batch_size": (1, math.inf),
+    "shots": (0, math.inf),
+    "num_answers": (0, math.inf),
+    "num_frames": (0, 512),  # 0: the model's
+    "num_beams": (1, 64),
+}
+MAX_VIEWS = 32
 
 Bad = list[tuple[str, str]]  # (key, reason) of items that could not be read
 
@@ -55,16 +63,14 @@ def check(config: EvaluationConfig) -> None:
     unknown = sorted(set(config.tasks) - set(TASKS))
     if unknown or not config.tasks:
         raise ConfigError(f"there is no task {', '.join(unknown) or 'given'}: choose {', '.join(TASKS)}")
-    least = {"rerank": 0, "num_items": 1, "batch_size": 1, "shots": 0, "num_answers": 0}
-    for name, smallest in least.items():
-        if getattr(config, name) < smallest:
-            raise ConfigError(f"{name} is {getattr(config, name)}, wanted {smallest} or more")
-    if not 0 <= config.num_frames <= MAX_FRAMES:
-        raise ConfigError(f"num_frames is {config.num_frames}, wanted 1 to {MAX_FRAMES}, or 0 for the model's")
-    if min(config.views) < 1:
-        raise ConfigError(f"views are {config.views[0]}x{config.views[1]}, wanted clips x crops, each 1 or more")
-    if not 1 <= config.num_beams <= MAX_BEAMS:
-        raise ConfigError(f"num_beams is {config.num_beams}, wanted 1 to {MAX_BEAMS}")
+    for name, (least, most) in BOUNDS.items():
+        value = getattr(config, name)
+        if not least <= value <= most:
+            told = f"{least} or more" if most == math.inf else f"{least} to {most:,}"
+            raise ConfigError(f"{name} is {value:,}, wanted {told}")
+    clips, crops = config.views
+    if not (1 <= clips <= MAX_VIEWS and 1 <= crops <= MAX_VIEWS):
+        raise ConfigError(f"views are {clips}x{crops}, wanted clips x crops, each 1 to {MAX_VIEWS}")
     if not 0 <= config.token_memory < math.inf:
         raise ConfigError(f"token_memory is {config.token_memory:g} GiB, wanted 0 or more")
     if config.predictions and len({"caption", "answer"} & set(config.tasks)) != 1:
