@@ -2,26 +2,32 @@
 several processes each works on its own items, and all of them come to the same numbers.
 """
 
+import hashlib
 import logging
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from omnivl import distributed
-from omnivl.config import ConfigError, DataConfig, EvaluationConfig, Reads, read_json
+from omnivl.config import ConfigError, DataConfig, EvaluationConfig, Reads, read_json, to_dict
 from omnivl.data.annotations import FORMATS
 from omnivl.data.asked import ANSWERS
 from omnivl.data.galleries import Views, file_gallery, world_gallery, world_reverse, world_siblings
 from omnivl.data.sample import Gallery
 from omnivl.data.sources import Ask, FileSource, Source, WorldSource, open_source
 from omnivl.model import OmniVL
+from omnivl.predictions import Prediction, answer_rows, caption_rows, require_ids
 from omnivl.tasks.answering import answer_questions, commonest_answers, score_answers
 from omnivl.tasks.base import Result
-from omnivl.tasks.captioning import score_captions, write_captions
+from omnivl.tasks.captioning import require_words, score_captions, write_captions
 from omnivl.tasks.classification import evaluate_classes
 from omnivl.tasks.probe import evaluate_probe
 from omnivl.tasks.retrieval import evaluate_retrieval, evaluate_reverse, evaluate_siblings
+from omnivl.tasks.work import Tell, Work, digest
 from omnivl.tokenizer import Tokenizer
 from omnivl.train.checkpoint import write_json
 
@@ -38,6 +44,17 @@ NEEDED = {
     "answer": "questions with answers (or --predictions, to write what is not scored)",
 }
 
+BOUNDS = {
+    "rerank": (0, math.inf),
+    "num_items": (1, 100_000),
+    "batch_size": (1, math.inf),
+    "shots": (0, math.inf),
+    "num_answers": (0, math.inf),
+    "num_frames": (0, 512),  # 0: the model's
+    "num_beams": (1, 64),
+}
+MAX_VIEWS = 32
+
 Bad = list[tuple[str, str]]  # (key, reason) of items that could not be read
 
 
@@ -46,40 +63,62 @@ def check(config: EvaluationConfig) -> None:
     unknown = sorted(set(config.tasks) - set(TASKS))
     if unknown or not config.tasks:
         raise ConfigError(f"there is no task {', '.join(unknown) or 'given'}: choose {', '.join(TASKS)}")
-    least = {"rerank": 0, "num_items": 1, "batch_size": 1, "shots": 0, "num_answers": 0, "num_frames": 0}
-    for name, smallest in least.items():
-        if getattr(config, name) < smallest:
-            raise ConfigError(f"{name} is {getattr(config, name)}, wanted {smallest} or more")
-    if min(config.views) < 1:
-        raise ConfigError(f"views are {config.views[0]}x{config.views[1]}, wanted clips x crops, each 1 or more")
-    if config.token_memory < 0:
+    for name, (least, most) in BOUNDS.items():
+        value = getattr(config, name)
+        if not least <= value <= most:
+            told = f"{least} or more" if most == math.inf else f"{least} to {most:,}"
+            raise ConfigError(f"{name} is {value:,}, wanted {told}")
+    clips, crops = config.views
+    if not (1 <= clips <= MAX_VIEWS and 1 <= crops <= MAX_VIEWS):
+        raise ConfigError(f"views are {clips}x{crops}, wanted clips x crops, each 1 to {MAX_VIEWS}")
+    if not 0 <= config.token_memory < math.inf:
         raise ConfigError(f"token_memory is {config.token_memory:g} GiB, wanted 0 or more")
     if config.predictions and len({"caption", "answer"} & set(config.tasks)) != 1:
         raise ConfigError("a file of predictions holds those of one task: caption or answer")
 
 
+def open_work(
+    model: OmniVL, tokenizer: Tokenizer, config: EvaluationConfig, seed: int, folder: Path, tell: Tell | None = None
+) -> Work:
+    """What was done of this evaluation before it was stopped, if it was; to be removed once its results are kept.
+
+    It is known by all that changes a number: the model, its words, the settings and the seed.
+    """
+    weights = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        weights.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
+    alike = replace(config, batch_size=1, token_memory=0.0, predictions="")
+    settings = (to_dict(alike), seed, version("omnivl"))
+    key = digest(weights.hexdigest(), to_dict(model.config), model.extra, tokenizer.vocab, settings)
+    return Work(folder, key, tell)
+
+
 def evaluate(
-    model: OmniVL, tokenizer: Tokenizer, config: EvaluationConfig, *, seed: int = 0
+    model: OmniVL, tokenizer: Tokenizer, config: EvaluationConfig, *, seed: int = 0, work: Work | None = None
 ) -> tuple[list[Result], Bad]:
     """Measure a model on a data set; gives the results, and (key, reason) of every item that could not be read, which
-    all count as wrong. On the world "retrieval" includes siblings and reverse.
+    all count as wrong. On the world "retrieval" includes siblings and reverse. With `work` it goes on where it was
+    stopped.
 
     Raises ValueError (ConfigError among them) for settings or a data set that cannot be measured.
     """
     check(config)
     model.eval()
-    return Evaluation(model, tokenizer, config, seed).run()
+    return Evaluation(model, tokenizer, config, seed, work).run()
 
 
 class Evaluation:
     """One evaluation of one model: its sources opened once, its galleries made when they are needed."""
 
-    def __init__(self, model: OmniVL, tokenizer: Tokenizer, config: EvaluationConfig, seed: int) -> None:
+    def __init__(
+        self, model: OmniVL, tokenizer: Tokenizer, config: EvaluationConfig, seed: int, work: Work | None = None
+    ) -> None:
         self.model, self.tokenizer, self.config, self.seed = model, tokenizer, config, seed
+        self.work = work or Work()
         vision = model.config.vision
         self.ask = Ask(vision.image_size, config.num_frames or vision.num_frames, model.config.interpolation)
         self.bad: Bad = []
-        self.predictions: list[dict[str, str | int]] = []
+        self.predictions: list[Prediction] = []
 
     def run(self) -> tuple[list[Result], Bad]:
         config = self.config
@@ -136,11 +175,11 @@ class Evaluation:
         config, parts = self.config, (self.model, self.tokenizer)
         size = config.batch_size
         if task == "retrieval" and any(gallery.captions):
-            memory = config.token_memory
-            return evaluate_retrieval(*parts, gallery, k=config.rerank, batch_size=size, token_memory=memory)
+            memory, k = config.token_memory, config.rerank
+            return evaluate_retrieval(*parts, gallery, k=k, batch_size=size, token_memory=memory, work=self.work)
         if task == "classify" and any(gallery.labels):
             seen = next(g for g in self.galleries(source, config.split, config.views) if g.medium == gallery.medium)
-            found = evaluate_classes(*parts, seen, zero_shot=config.zero_shot, batch_size=size)
+            found = evaluate_classes(*parts, seen, zero_shot=config.zero_shot, batch_size=size, work=self.work)
             self.bad += seen.bad
             return found
         if task == "caption" and any(gallery.captions):
@@ -161,16 +200,16 @@ class Evaluation:
 
     def caption(self, gallery: Gallery) -> list[Result]:
         config = self.config
-        how = {
+        require_words(gallery)
+        how: dict[str, Any] = {
             "method": config.method, "num_beams": config.num_beams, "min_length": config.min_length,
             "max_length": config.max_length, "repetition_penalty": config.repetition_penalty,
             **({"top_p": config.top_p} if config.method == "nucleus" else {}),
         }  # fmt: skip
-        size = config.batch_size
-        written = write_captions(self.model, self.tokenizer, gallery, batch_size=size, seed=self.seed, **how)
-        self.predictions += [
-            {"image_id": number_or_name(key), "caption": text} for key, text in zip(gallery.keys, written, strict=True)
-        ]
+        written = write_captions(
+            self.model, self.tokenizer, gallery, batch_size=config.batch_size, seed=self.seed, work=self.work, **how
+        )
+        self.predictions += caption_rows(gallery, written)
         return score_captions(gallery, written, how)
 
     def probe(self, test: Gallery) -> list[Result]:
@@ -200,23 +239,27 @@ class Evaluation:
             validation = None
         if validation and set(validation.keys) & {*train.keys, *test.keys}:
             validation = None
+        size = config.batch_size
         results = evaluate_probe(
-            self.model, train, validation, test, shots=config.shots, seed=self.seed, batch_size=config.batch_size
+            self.model, train, validation, test, shots=config.shots, seed=self.seed, batch_size=size, work=self.work
         )
         self.bad += train.bad + (validation.bad if validation else [])
         return results
 
     def answer(self, gallery: Gallery) -> list[Result]:
         config = self.config
+        if config.predictions:
+            require_ids(config.data, [question for asked in gallery.questions for question in asked])
         settings: dict[str, object] = {"mode": config.mode}
         answers: Sequence[str] = ()
         if config.mode == "rank":
             answers, settings["answer_list"] = self.answers(gallery)
             settings["answers"] = len(answers)
-        answered = answer_questions(self.model, self.tokenizer, gallery, answers=answers, batch_size=config.batch_size)
-        self.predictions += [
-            {"question_id": number_or_name(question.id), "answer": text} for question, text in answered
-        ]
+        size = config.batch_size
+        answered = answer_questions(
+            self.model, self.tokenizer, gallery, answers=answers, batch_size=size, work=self.work
+        )
+        self.predictions += answer_rows(answered)
         return score_answers(gallery, answered, settings)
 
     def answers(self, gallery: Gallery) -> tuple[list[str], str]:
@@ -253,11 +296,6 @@ class Evaluation:
         asked = gallery.questions if own else [item.questions for item in items]
         questions = [question for many in asked for question in many]
         return commonest_answers(questions, self.config.num_answers), "evaluated" if own else "train"
-
-
-def number_or_name(identity: str) -> int | str:
-    """An id as the benchmarks write it: a number where it is one."""
-    return int(identity) if identity.isdecimal() else identity
 
 
 def read_answers(path: Path) -> list[str]:

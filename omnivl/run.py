@@ -139,6 +139,11 @@ def check(config: RunConfig) -> None:
                     f"{where}: task.{name} is {part:g}, wanted above 0 and at most 1; "
                     "to leave a loss out set its weight to 0"
                 )
+        if task.mixup < 0 or (task.mixup and task.name != "classification"):
+            raise ConfigError(
+                f"{where}: task.mixup is {task.mixup:g}; wanted 0 (off) or more, and 0 unless task.name is "
+                "'classification'"
+            )
         wanted = READS.get(task.name, data.reads)
         if data.reads != wanted:
             raise ConfigError(f"{where}: task.name {task.name!r} needs data.reads {wanted!r}, got {data.reads!r}")
@@ -215,7 +220,7 @@ class Run:
             labels = self.labels(config.data)
             if model.classifier is None or model.extra["labels"] != labels:
                 model.add_classifier(labels)
-            return ClassificationTask(model, task)
+            return ClassificationTask(model, task, seed)
         return PretrainTask(model, task, seed, enc_id=ids.enc_id, dec_id=ids.dec_id, pad_id=ids.pad_id)
 
     def labels(self, data: DataConfig) -> list[str]:

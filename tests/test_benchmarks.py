@@ -18,6 +18,7 @@ from benchmarks import (
     indexing,
     loader,
     momentum,
+    retrieval,
     search,
     train_step,
     video_encoder,
@@ -25,6 +26,7 @@ from benchmarks import (
 from omnivl.data.sample import Batch
 from omnivl.model import VisualEncoder
 from omnivl.model.generation import Writer
+from omnivl.model.rerank import rerank
 
 ROOT = Path(common.__file__).resolve().parents[1]
 
@@ -70,6 +72,15 @@ def test_captions_are_the_same_with_and_without_a_cache() -> None:
     ids = [[text.ids for text in written] for written in texts]
     assert ids[0] == ids[1] == ids[2]
     assert all(len(text.ids) == 6 for text in texts[0]), "no text ends early"
+
+
+@pytest.mark.parametrize("k", [1, 4, 99])
+def test_reranking_at_once_and_query_by_query_gives_the_same_scores(k: int) -> None:
+    model, gallery = retrieval.made_up(train_step.TINY, 9)
+    both = (rerank(model, *gallery, k), retrieval.one_query_at_a_time(model, gallery, k))
+    for ours, theirs in zip(*both, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)
+    assert retrieval.measure(True, 1)[0].settings["pairs scored"] <= 144
 
 
 def test_the_share_of_momentum_is_a_part_of_a_step() -> None:

@@ -302,7 +302,7 @@ def test_evaluate_writes_and_merges_results(
     assert {row["settings"]["k"] for row in rows} == {0, 128}
     monkeypatch.setattr("omnivl.metrics.captions.missing", lambda: "it needs Java")
     main([*base, "--task", "retrieval", "--task", "caption"])
-    assert "omnivl: not run: meteor: it needs Java" in capsys.readouterr().err
+    assert "meteor, rouge_l, cider: it needs Java" in capsys.readouterr().err
     again = json.loads(out.read_text())["results"]
     assert [row for row in again if row["task"] == "retrieval"] == rows
     values = {row["metric"]: row["value"] for row in again if row["task"] == "caption"}

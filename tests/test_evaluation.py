@@ -16,10 +16,12 @@ from omnivl.cli import main
 from omnivl.config import EvaluationConfig
 from omnivl.data.annotations import FORMATS, Annotations, Format, Item
 from omnivl.data.sample import Question
+from omnivl.data.sources import FileSource
 from omnivl.evaluation import evaluate
 from omnivl.metrics import captions
 from omnivl.model.folder import load_folder
 from omnivl.tasks.base import Result
+from omnivl.tasks.work import Work
 from tests.helpers import mini_folder, picture
 
 TASKS = ("retrieval", "classify", "probe", "caption", "answer")
@@ -185,14 +187,20 @@ def test_the_worlds_questions_need_no_file(model: Path, tmp_path: Path) -> None:
     [
         (("--task", "retrieval", "--k", "-1"), "--k is -1, wanted 0 (no reranking) or more"),
         (("--task", "classify", "--views", "4"), "--views is '4', wanted clips x crops such as 4x3"),
-        (("--task", "classify", "--views", "0x3"), "views are 0x3, wanted clips x crops, each 1 or more"),
+        (("--task", "classify", "--views", "0x3"), "views are 0x3, wanted clips x crops, each 1 to 32"),
         (("--task", "retrieval", "--batch-size", "0"), "batch_size is 0, wanted 1 or more"),
         (("--task", "probe", "--shots", "9"), "9 shots were asked for, but class 'ring' has 6 training items"),
         (("--task", "answer", "--answers", "ONE"), "ranking needs at least two different answers, got yes"),
         (("--task", "answer", "--answers", "nowhere.txt"), "nowhere.txt cannot be read as a list of answers"),
         (("--task", "answer", "--answers", "nowhere.json"), "nowhere.json: no such file"),
         (("--task", "retrieval", "--predictions", "x"), "a file of predictions holds those of one task"),
-        (("--task", "caption", "--num-beams", "0"), "num_beams 0"),
+        (("--task", "classify", "--views", "1x100000"), "views are 1x100000, wanted clips x crops, each 1 to 32"),
+        (("--task", "classify", "--num-items", "100000000000"), "num_items is 100,000,000,000, wanted 1 to 100,000"),
+        (("--task", "caption", "--repetition-penalty", "nan"), "repetition_penalty nan"),
+        (("--task", "retrieval", "--token-memory", "nan"), "token_memory is nan GiB, wanted 0 or more"),
+        (("--task", "classify", "--num-frames", "1000000"), "num_frames is 1,000,000, wanted 0 to 512"),
+        (("--task", "caption", "--num-beams", "0"), "num_beams is 0, wanted 1 to 64"),
+        (("--task", "caption", "--num-beams", "100000"), "num_beams is 100,000, wanted 1 to 64"),
         (("--task", "caption", "--max-length", "3"), "min_length is 5 and max_length 3"),
     ],
 )
@@ -222,3 +230,100 @@ def test_without_a_decoder_nothing_is_written(model: Path, data: str) -> None:
     for task in ("caption", "answer"):
         with pytest.raises(ValueError, match="this model has no generation decoder"):
             evaluate(network, tokenizer, EvaluationConfig(tasks=(task,), data=data))
+
+
+# --- stopped and gone on with ----------------------------------------------------------------------------------------
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, reads: int) -> list[str]:
+    """Ctrl-C at the read of one item; gives the list of what was read."""
+    seen: list[str] = []
+    frames = FileSource.frames
+
+    def counted(self: FileSource, medium: str, index: int, ask: Any) -> Any:
+        if len(seen) == reads:
+            raise KeyboardInterrupt
+        seen.append(self.item(medium, index).key)
+        return frames(self, medium, index, ask)
+
+    monkeypatch.setattr(FileSource, "frames", counted)
+    return seen
+
+
+def test_a_stopped_evaluation_goes_on_and_comes_to_the_same_numbers(
+    model: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", data, "--k", "4", "--batch-size", "4", "--method", "nucleus"]
+    words += [word for task in TASKS for word in ("--task", task)]
+    kept = tmp_path / "results.json.work"
+    assert run(model, tmp_path, *words) == 1 and not kept.exists()
+    expected = rows(tmp_path)
+    (tmp_path / "results.json").unlink()
+    reads, stops, code = 0, 0, 130
+    while code == 130:
+        with monkeypatch.context() as patch:
+            seen = stop_after(patch, 31)
+            code = run(model, tmp_path, *words)
+        reads += len(seen)
+        if code == 130:
+            stops += 1
+            assert kept.exists() and "the same command goes on from there" in capsys.readouterr().err
+            assert not (tmp_path / "results.json").exists()
+    assert code == 1 and 1 < stops < 9 and not kept.exists()
+    assert rows(tmp_path) == expected, "to the last digit"
+    with monkeypatch.context() as patch:
+        whole = stop_after(patch, 10_000)
+        run(model, tmp_path, *words)
+    lost = 4 + 2 * 7 + 1  # of each stop: a batch, what was broken, and tokens that are needed again
+    assert reads <= len(whole) + stops * lost
+
+
+def test_work_of_another_model_or_data_is_told_and_not_used(
+    model: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["--task", "caption", "--data", data, "--batch-size", "4", "--method", "greedy"]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 9)
+        assert run(model, tmp_path, *words) == 130
+    other = mini_folder(tmp_path / "other", seed=1)
+    caplog.clear()
+    assert run(other, tmp_path, *words, "--split", "validation") == 0
+    assert "unfinished work of another model, other data or other settings" in caplog.text
+    assert "were done before" not in caplog.text and len(list((tmp_path / "results.json.work").iterdir())) == 1
+    caplog.set_level("INFO")
+    assert run(model, tmp_path, *words) == 1
+    assert "7 of 13 items were done before" in caplog.text and not (tmp_path / "results.json.work").exists()
+
+
+def test_what_cannot_be_scored_is_refused_before_the_work(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = tmp_path / "my.jsonl"
+    said = [{"media": picture(tmp_path / f"{i}.png", i).name, "caption": "..." if i else "a star"} for i in range(3)]
+    asked = [{"media": row["media"], "question": "what?", "answer": "yes"} for row in said]
+    with monkeypatch.context() as patch:
+        seen = stop_after(patch, 99)
+        for rows, task, told in ((said, "caption", "1.png has a caption without words"), (asked, "answer", "an id")):
+            listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            words = ["--task", task, "--data", f"manifest:{listed}", "--predictions", str(tmp_path / "p.json")]
+            assert run(model, tmp_path, *words) == 2
+            assert told in capsys.readouterr().err.splitlines()[-1]
+    assert not seen and not (tmp_path / "results.json.work").exists()
+
+
+def test_rows_belong_to_no_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vector = torch.tensor([0.1, -2.0, 3e-38])
+    halves: list[dict[int, Any]] = [{0: "a", 2: ["b", "ü"]}, {1: vector, 3: torch.empty(0)}]
+    for rank, kept in enumerate(halves):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        Work(tmp_path / "w", "key").keep("part", kept)
+    monkeypatch.undo()
+    work = Work(tmp_path / "w", "key")
+    found = work.known("part", range(3))
+    assert (found[0], found[2]) == ("a", ["b", "ü"]) and torch.equal(found[1], vector) and len(found) == 3
+    assert work.known("part", [3])[3].shape == (0,) and not work.known("other part", range(3))
+    (tmp_path / "w" / "key.7.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(OSError, match=r"key\.7\.sqlite, which keeps what is done so far, cannot be used: file is not"):
+        work.known("part", range(3))
+    work.remove()
+    assert not (tmp_path / "w").exists()

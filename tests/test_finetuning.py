@@ -68,8 +68,10 @@ def test_every_mini_recipe_trains_and_is_measured_on_its_own_task(
         assert sorted(labels) == sorted([*shapes.SHAPES, *world.MOTIONS])
 
 
-def test_a_classifier_resumed_equals_the_uninterrupted_run(start: Path, tmp_path: Path) -> None:
-    config = short("classification_mini", start, "--train.checkpoint_every", "1", "--train.keep_checkpoints", "9")
+@pytest.mark.parametrize("mixup", ["0", "0.8"])
+def test_a_classifier_resumed_equals_the_uninterrupted_run(start: Path, tmp_path: Path, mixup: str) -> None:
+    words = ("--train.checkpoint_every", "1", "--train.keep_checkpoints", "9", "--task.mixup", mixup)
+    config = short("classification_mini", start, *words)
     train(config, tmp_path / "whole", device="cpu")
     train(apply_overrides(config, ["--train.steps", "3"]), tmp_path / "again", device="cpu")
     for step in (2, 3):
@@ -86,6 +88,8 @@ def test_a_classifier_resumed_equals_the_uninterrupted_run(start: Path, tmp_path
         (("--train.validate_every", "1", "--train.validate_split", "1k-A-Test"), "never chosen on a test split"),
         (("--train.select", "top1"), "measured where train.validate_every is set"),
         (("--data.reads", "texts"), "task.name 'answering' needs data.reads 'questions'"),
+        (("--task.mixup", "-1"), "task.mixup is -1; wanted 0"),
+        (("--task.mixup", "0.8"), "and 0 unless task.name is 'classification'"),
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused(words: tuple[str, ...], told: str, start: Path) -> None:

@@ -55,7 +55,9 @@ ROOMS: dict[str, set[str]] = {
         "report",
         "results",
     },
+    "predictions": {"config", "data", "tasks"},
     "evaluation": {
+        "predictions",
         "config",
         "tokenizer",
         "metrics",
@@ -73,6 +75,7 @@ ROOMS: dict[str, set[str]] = {
         "presets",
         "run",
         "evaluation",
+        "predictions",
         "report",
         "results",
         "inference",

@@ -10,8 +10,8 @@ from typing import Any
 from omnivl.config import ConfigError
 
 NO_MODEL = (
-    "no model was given: name a folder or a hub repository with --model (or OMNIVL_MODEL); `omnivl demo` trains one in "
-    "minutes, `omnivl convert SOURCE OUT` makes one of public weights"
+    "no model was given: name a folder or a hub repository (MODEL or --model, as --help says, or OMNIVL_MODEL); "
+    "`omnivl demo` trains one in minutes, `omnivl convert SOURCE OUT` makes one of public weights"
 )
 
 

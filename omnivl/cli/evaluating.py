@@ -4,18 +4,22 @@ import argparse
 import dataclasses
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omnivl.cli.common import add_device, model_folder, new_command
+from omnivl.cli.common import add_device, model_folder, model_name, new_command
+from omnivl.cli.progress import ItemProgress
 from omnivl.config import ConfigError, EvaluationConfig, read_json
 
 DEFAULTS = EvaluationConfig()
 
 
 def add_commands(commands: Any) -> None:
-    made = new_command(commands, "evaluate", evaluate, "measure a model on a data set; merge into results.json")
-    made.add_argument("model", metavar="MODEL", help="a model folder or hub repository")
+    made = new_command(
+        commands, "evaluate", evaluate, "measure a model on a data set, in fractions of 1; merge into results.json"
+    )
+    made.add_argument("model", metavar="MODEL", nargs="?", default="", help="a model folder or hub repository")
     tasks = ["retrieval", "classify", "probe", "caption", "answer"]
     made.add_argument("--task", action="append", required=True, choices=tasks, help="may be given several times")
     made.add_argument("--data", required=True, metavar="FORMAT:FILE", help="world:, manifest:my.jsonl, folder:pets/")
@@ -61,6 +65,9 @@ def add_commands(commands: Any) -> None:
     part = made.add_argument_group("files")
     part.add_argument("--train-data", default="", metavar="FORMAT:FILE", help="training items of probe and answers")
     part.add_argument("--predictions", default="", metavar="FILE", help="write captions or answers, as benchmarks want")
+    part.add_argument(
+        "--score", default="", metavar="FILE", help="without a MODEL: score a file of captions or answers that is there"
+    )
 
 
 def number(part: Any, name: str, default: int, text: str) -> None:
@@ -74,8 +81,8 @@ def wanted(options: argparse.Namespace) -> EvaluationConfig:
         raise ConfigError(f"--views is {options.views!r}, wanted clips x crops such as 4x3")
     if options.k < 0:
         raise ConfigError(f"--k is {options.k}, wanted 0 (no reranking) or more")
-    given = vars(options)
-    same = {field.name: given[field.name] for field in dataclasses.fields(EvaluationConfig) if field.name in given}
+    told = vars(options)
+    same = {field.name: told[field.name] for field in dataclasses.fields(EvaluationConfig) if field.name in told}
     return EvaluationConfig(
         **{
             **same,
@@ -90,6 +97,8 @@ def wanted(options: argparse.Namespace) -> EvaluationConfig:
 def evaluate(options: argparse.Namespace) -> int:
     import logging
 
+    if options.score:
+        return score(options)
     from omnivl import distributed, evaluation
     from omnivl.model.folder import add_results, load_folder
     from omnivl.report import print_table
@@ -99,7 +108,8 @@ def evaluate(options: argparse.Namespace) -> int:
     evaluation.check(config)
     folder = model_folder(options)
     # the cache of the hub is not ours to write in
-    out = Path(options.out or (Path(options.model) if Path(options.model).is_dir() else Path()) / "results.json")
+    named = Path(model_name(options))
+    out = Path(options.out or (named if named.is_dir() else Path()) / "results.json")
     prepare_results(out)
     if config.predictions:
         prepare_file(Path(config.predictions))
@@ -107,18 +117,59 @@ def evaluate(options: argparse.Namespace) -> int:
         level = logging.INFO if distributed.is_main() else logging.ERROR  # one process tells for all
         logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
         model, tokenizer = load_folder(folder, device)
-        with stopwatch() as seconds:
-            results, bad = evaluation.evaluate(model, tokenizer, config, seed=options.seed)
+        tell = ItemProgress() if distributed.is_main() else None
+        kept = out.with_name(out.name + ".work")
+        work = evaluation.open_work(model, tokenizer, config, options.seed, kept, tell)
+        try:
+            with stopwatch() as seconds:
+                results, bad = evaluation.evaluate(model, tokenizer, config, seed=options.seed, work=work)
+        except KeyboardInterrupt:
+            if distributed.is_main() and kept.exists():
+                print(f"omnivl: {kept} keeps what is done: the same command goes on from there", file=sys.stderr)
+            raise
+        if distributed.is_main():
+            write_results(out, results, config=given(options), seed=options.seed, seconds=seconds[0])
+            if out.resolve() == (folder / "results.json").resolve():
+                add_results(folder, read_json(out)["results"])
+        work.remove()
         if not distributed.is_main():
             return 1 if bad else 0
-        settings = {name: value for name, value in vars(options).items() if name not in ("act", "command", "parser")}
-        write_results(out, results, config=settings, seed=options.seed, seconds=seconds[0])
-        if out.resolve() == (folder / "results.json").resolve():
-            add_results(folder, read_json(out)["results"])
     print_table([dataclasses.asdict(result) for result in results if result.value is not None])
-    for result in results:
-        if result.value is None:
-            print(f"omnivl: not run: {result.metric}: {result.settings['not_run']}", file=sys.stderr)
+    tell_not_run(results)
     for _, reason in bad:
         print(f"omnivl: not read: {reason}", file=sys.stderr)
     return 1 if bad else 0
+
+
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """The options as a results file tells them."""
+    return {name: value for name, value in vars(options).items() if name not in ("act", "command", "parser")}
+
+
+def tell_not_run(results: Sequence[Any]) -> None:
+    """A line for each reason."""
+    reasons: dict[str, dict[str, None]] = {}
+    for result in results:
+        if result.value is None:
+            reasons.setdefault(result.settings["not_run"], {})[result.metric] = None
+    for reason, metrics in reasons.items():
+        print(f"omnivl: not run: {', '.join(metrics)}: {reason}", file=sys.stderr)
+
+
+def score(options: argparse.Namespace) -> int:
+    """A file of predictions against annotations."""
+    from omnivl.predictions import score_file
+    from omnivl.report import print_table
+    from omnivl.results import prepare_results, stopwatch, write_results
+
+    if options.model or options.predictions:
+        other = "a model" if options.model else "--predictions"
+        raise ConfigError(f"--score reads predictions that are there: leave {other} out")
+    out = Path(options.out or "results.json")
+    prepare_results(out)
+    with stopwatch() as seconds:
+        results = score_file(wanted(options), Path(options.score))
+    write_results(out, results, config=given(options), seed=options.seed, seconds=seconds[0])
+    print_table([dataclasses.asdict(result) for result in results if result.value is not None])
+    tell_not_run(results)
+    return 0

@@ -26,6 +26,18 @@ class Progress:
         print(f"\r\x1b[K{line}" if self.terminal else line, end=end, file=sys.stderr, flush=True)
 
 
+class ItemProgress:
+    """Called with what is being done, items done, and of; every new thing has a line of its own."""
+
+    def __init__(self) -> None:
+        self.what, self.line = "", Progress()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self.what:
+            self.what, self.line = what, Progress(f"items ({what})")
+        self.line(done, total, done, total)
+
+
 def moment(seconds: float) -> str:
     """As `duration`, with tenths where there are some: "1:05.3"."""
     whole, tenths = divmod(round(10 * seconds), 10)

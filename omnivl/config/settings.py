@@ -110,6 +110,7 @@ class TaskConfig:
     lm_share: float = 1.0  # of a batch's images that the language-modelling loss sees
     video_lm_share: float = 1.0
     label_smoothing: float = 0.1  # of language modelling and of classification in training
+    mixup: float = 0.0  # of classification: the alpha of the Beta that two neighbours' shares are drawn from; 0: off
     image_prompt: str = "a picture of "  # what captions start with, out of the loss; "captioning" only
     video_prompt: str = "a video of "
     negatives: Literal["global", "rank"] = "global"  # where matching negatives come from

@@ -19,11 +19,12 @@ from torch import Tensor
 from omnivl.data.media import BadSample
 from omnivl.inference.inputs import Loaded, Media, is_many, read_media
 from omnivl.inference.outputs import Answer, Caption, Label, Match
-from omnivl.model import OmniVL
-from omnivl.model.answering import answer_list, ask, choose, write
+from omnivl.model import OmniVL, starting_with
+from omnivl.model.answering import Answered, answer_list, ask, choose, write
 from omnivl.model.folder import load_folder, save_folder
 from omnivl.model.generation import caption
 from omnivl.model.hub import local_folder, push_folder
+from omnivl.model.rerank import match_log_probability
 from omnivl.prompts import fill, label_prompts
 from omnivl.tokenizer import Tokenizer
 
@@ -82,22 +83,26 @@ class Pipeline:
 
     def match(self, media: Any, text: str | Sequence[str]) -> Any:
         """A `Match` for each pair: two lists are paired, one of them broadcasts. Raises BadSample, ValueError."""
-        many_media, many_texts = is_many(media), not isinstance(text, str)
-        loaded = self._load(media)
-        texts = list(text) if many_texts else [str(text)]
-        if many_media and many_texts and len(loaded) != len(texts):
-            raise ValueError(f"{len(loaded)} media and {len(texts)} texts were given: lists must be of one length")
+        loaded, texts, pairs = self._paired(media, text, "texts")
         tokens = self._run(loaded, lambda tokens, embed, medium: list(tokens))
-        count = max(len(loaded), len(texts)) if loaded and texts else 0
-        results = []
-        with torch.inference_mode():
-            for index in range(count):
-                item = index if len(loaded) > 1 or many_media else 0
-                ids, mask = self._tokens([texts[index if len(texts) > 1 or many_texts else 0]])
-                ids[:, 0] = self.tokenizer.enc_id
-                logits = self.model.match(ids, mask, tokens[item][None])
-                results.append(Match(float(logits.float().softmax(1)[0, 1]), loaded[item].times))
-        return results if many_media or many_texts else results[0]
+        scores: dict[int, float] = {}
+        with self._inference():
+            for numbers in self._of_one_shape(tokens, pairs):
+                ids, mask = self._tokens(texts)
+                places = {
+                    item: place for place, item in enumerate(dict.fromkeys(pairs[number][0] for number in numbers))
+                }
+                both = [(places[item], text) for item, text in (pairs[number] for number in numbers)]
+                logs = match_log_probability(
+                    self.model,
+                    torch.stack([tokens[item] for item in places]),
+                    starting_with(ids, self.tokenizer.enc_id),
+                    mask,
+                    torch.tensor(both, device=self._device),
+                )
+                scores |= zip(numbers, logs.exp().tolist(), strict=True)
+        results = [Match(scores[number], loaded[item].times) for number, (item, _) in enumerate(pairs)]
+        return results if is_many(media) or not isinstance(text, str) else results[0]
 
     def answer(self, media: Any, question: str | Sequence[str], choices: Sequence[str] | None = None) -> Any:
         """An `Answer` for each pair of media and question, paired as in `match`; one of the `choices`, or free text.
@@ -106,29 +111,29 @@ class Pipeline:
         """
         if isinstance(choices, str):
             raise ValueError(f"choices must be a list of answers, got the text {choices!r}")
-        many_media, many_questions = is_many(media), not isinstance(question, str)
-        questions = list(question) if many_questions else [str(question)]
         listed = None if choices is None else answer_list(self.model, self.tokenizer, choices, max_tokens=MAX_TOKENS)
-        loaded = self._load(media)
-        if many_media and many_questions and len(loaded) != len(questions):
-            raise ValueError(
-                f"{len(loaded)} media and {len(questions)} questions were given: lists must be of one length"
-            )
+        loaded, questions, pairs = self._paired(media, question, "questions")
+        if blank := [number for number, each in enumerate(questions) if not each.strip()]:
+            raise ValueError(f"question {blank[0]} is empty: ask something")
         tokens = self._run(loaded, lambda tokens, embed, medium: list(tokens))
-        count = max(len(loaded), len(questions)) if loaded and questions else 0
+        found: dict[int, Answered] = {}
+        with self._inference():
+            for numbers in self._of_one_shape(tokens, pairs):
+                for first in range(0, len(numbers), BATCH["image"]):
+                    part = numbers[first : first + BATCH["image"]]
+                    seen = torch.stack([tokens[pairs[number][0]] for number in part])
+                    texts = [questions[pairs[number][1]] for number in part]
+                    asked = ask(self.model, self.tokenizer, texts, seen, max_tokens=MAX_TOKENS)
+                    if listed:
+                        best = choose(self.model, asked, listed, top=len(listed.texts))
+                    else:
+                        best = write(self.model, self.tokenizer, asked)
+                    found |= zip(part, best, strict=True)
         results = []
-        with torch.inference_mode():
-            for index in range(count):
-                item = index if len(loaded) > 1 or many_media else 0
-                text = questions[index if len(questions) > 1 or many_questions else 0]
-                asked = ask(self.model, self.tokenizer, [text], tokens[item][None], max_tokens=MAX_TOKENS)
-                if listed:
-                    best = choose(self.model, asked, listed, top=len(listed.texts))[0]
-                else:
-                    best = write(self.model, self.tokenizer, asked)[0]
-                found = tuple(Label(*each) for each in best)
-                results.append(Answer(found[0].text, found[0].score, found, loaded[item].times))
-        return results if many_media or many_questions else results[0]
+        for number, (item, _) in enumerate(pairs):
+            labels = tuple(Label(*each) for each in found[number])
+            results.append(Answer(labels[0].text, labels[0].score, labels, loaded[item].times))
+        return results if is_many(media) or not isinstance(question, str) else results[0]
 
     def classify(self, media: Any, labels: Sequence[str] | None = None, *, zero_shot: bool = False) -> Any:
         """The `Label`s of each picture or clip, best first: of the classes given, or of the model's own.
@@ -263,6 +268,24 @@ class Pipeline:
 
     def _load(self, media: Any) -> list[Loaded]:
         return [self.read(item) for item in (media if is_many(media) else [media])]
+
+    def _paired(
+        self, media: Any, text: str | Sequence[str], what: str
+    ) -> tuple[list[Loaded], list[str], list[tuple[int, int]]]:
+        """Media and texts, and the numbers of those that go together: two lists are paired, one of them broadcasts."""
+        loaded, texts = self._load(media), [text] if isinstance(text, str) else list(text)
+        if is_many(media) and not isinstance(text, str) and len(loaded) != len(texts):
+            raise ValueError(f"{len(loaded)} media and {len(texts)} {what} were given: lists must be of one length")
+        count = max(len(loaded), len(texts)) if loaded and texts else 0
+        alone, same = not is_many(media), isinstance(text, str)
+        return loaded, texts, [(0 if alone else number, 0 if same else number) for number in range(count)]
+
+    def _of_one_shape(self, tokens: list[Tensor], pairs: list[tuple[int, int]]) -> list[list[int]]:
+        """The numbers of the pairs whose visual tokens can be stacked."""
+        groups: dict[torch.Size, list[int]] = {}
+        for number, (item, _) in enumerate(pairs):
+            groups.setdefault(tokens[item].shape, []).append(number)
+        return list(groups.values())
 
     def _each(self, media: Any, act: Callable[[Tensor, Tensor, str], list[T]]) -> Any:
         results = self._run(self._load(media), act)

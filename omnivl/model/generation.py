@@ -8,6 +8,7 @@ written ([SEP] included, prompt excluded); penalties and bans change what is cho
 worth. Label smoothing has no place here. What the context shows (pixels, a question) is not known to this room.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -85,7 +86,8 @@ def generate(
             f"min_length is {min_length} and max_length {max_length}: "
             f"wanted 1 <= min_length <= max_length <= {positions}, the positions that the prompt leaves"
         )
-    if num_beams < 1 or not 0 < top_p <= 1 or temperature <= 0 or repetition_penalty <= 0 or length_penalty < 0:
+    above = all(0 < value < math.inf for value in (temperature, repetition_penalty))
+    if num_beams < 1 or not 0 < top_p <= 1 or not above or not 0 <= length_penalty < math.inf:
         raise ValueError(
             f"num_beams {num_beams}, top_p {top_p:g}, temperature {temperature:g}, repetition_penalty "
             f"{repetition_penalty:g}, length_penalty {length_penalty:g}: "

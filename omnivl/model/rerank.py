@@ -10,6 +10,7 @@ from torch import Tensor
 from omnivl.model.omnivl import OmniVL
 
 SCORE = "log p(matched) + similarity / temperature"
+SIDE = 64  # texts beside one visual input in one pass, alike in length
 
 
 @torch.inference_mode()
@@ -18,17 +19,30 @@ def match_log_probability(
 ) -> Tensor:
     """log p(matched) of pairs (P, 2) of (visual, text) numbers; ids (M, L) start with [ENC]; tokens (V, N, D).
 
-    Keys and values of a visual input are computed once however many pairs it stands in.
+    Keys and values of a visual input are computed once however many pairs it stands in, and are not copied for each:
+    its texts stand side by side, sorted by length. In one pass are inputs with about as many texts, of which the fewer
+    are filled up by repeating one.
     """
-    order = pairs[:, 0].argsort(stable=True)
-    scores = tokens.new_zeros(len(pairs))
-    for part in order.split(batch):
-        visuals, inverse = pairs[part, 0].unique(return_inverse=True)
-        context = model.cross_keys_values(tokens[visuals]).select(inverse)
-        texts = pairs[part, 1]
-        longest = int(mask[texts].sum(1).max())
-        logits = model.match(ids[texts, :longest], mask[texts, :longest], context)
-        scores[part] = logits.float().log_softmax(1)[:, 1]
+    scores = tokens.new_zeros(len(pairs), dtype=torch.float32)
+    lengths = mask.sum(1)
+    order = (pairs[:, 0] * (ids.shape[1] + 1) + lengths[pairs[:, 1]]).argsort()  # by visual input, then by length
+    visuals, counts = pairs[order, 0].unique_consecutive(return_counts=True)
+    starts = counts.cumsum(0) - counts
+    by_count = counts.argsort(descending=True, stable=True)
+    first = 0
+    while first < len(visuals):
+        most = int(counts[by_count[first]])
+        some = by_count[first : first + max(1, batch // min(most, SIDE))]  # (C,)
+        first += len(some)
+        context = model.cross_keys_values(tokens[visuals[some]])
+        places = (
+            torch.arange(most, device=pairs.device).minimum(counts[some, None] - 1) + starts[some, None]
+        )  # (C, most)
+        for part in order[places].split(SIDE, dim=1):
+            texts = pairs[part.flatten(), 1]
+            longest = int(lengths[texts].max())
+            logits = model.match(ids[texts, :longest], mask[texts, :longest], context)
+            scores[part.flatten()] = logits.float().log_softmax(1)[:, 1]
     return scores
 
 

@@ -8,6 +8,7 @@ counts once. Axes: B questions, A answers, L tokens.
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from omnivl import distributed
 from omnivl.config import TaskConfig
@@ -17,6 +18,7 @@ from omnivl.metrics import exact_match, vqa_accuracies
 from omnivl.model import OmniVL, starting_with
 from omnivl.model.answering import Answered, answer_list, ask, choose, read_questions, write
 from omnivl.tasks.base import Losses, Result, Task, gallery_result
+from omnivl.tasks.work import Work
 from omnivl.tokenizer import Tokenizer
 
 
@@ -52,15 +54,16 @@ def answer_questions(
     answers: Sequence[str] = (),
     batch_size: int = 64,
     max_tokens: int = 40,
+    work: Work | None = None,
 ) -> list[tuple[Question, str]]:
     """Every question of the gallery with the model's answer: of the list, or written where there is none; empty where
     the item cannot be read. Ranks share the items."""
     device = model.temperature.device
     listed = answer_list(model, tokenizer, answers, max_tokens=max_tokens) if answers else None
-    found: dict[int, list[str]] = {}
-    for indices, pixels in gallery.batches(batch_size, distributed.own_part(len(gallery))):
+
+    def reply(items: list[int], pixels: Tensor) -> list[list[str]]:
         context = model.cross_keys_values(model.encode_visual(pixels.to(device)).tokens)
-        rows = [(place, asked) for place, index in enumerate(indices) for asked in gallery.questions[index]]
+        rows = [(place, asked) for place, item in enumerate(items) for asked in gallery.questions[item]]
         texts: list[str] = []
         for first in range(0, len(rows), batch_size):
             part = rows[first : first + batch_size]
@@ -69,10 +72,12 @@ def answer_questions(
             best: list[Answered]
             best = choose(model, asked, listed, top=1) if listed else write(model, tokenizer, asked, top=1)
             texts += [answered[0][0] for answered in best]
+        replies: list[list[str]] = [[] for _ in items]
         for (place, _), text in zip(rows, texts, strict=True):
-            found.setdefault(indices[place], []).append(text)
-    found = distributed.merge_from_ranks(found)
-    gallery.gather_bad()
+            replies[place].append(text)
+        return replies
+
+    found = distributed.merge_from_ranks((work or Work()).rows("answers", gallery, batch_size, reply, *answers))
     return [
         (question, text)
         for index, questions in enumerate(gallery.questions)

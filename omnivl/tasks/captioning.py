@@ -5,6 +5,7 @@ the item's own captions.
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from omnivl import distributed
 from omnivl.config import TaskConfig
@@ -14,6 +15,7 @@ from omnivl.metrics import caption_metrics, exact_match, token_f1, words
 from omnivl.model import OmniVL
 from omnivl.model.generation import caption
 from omnivl.tasks.base import Losses, Result, Task, gallery_result
+from omnivl.tasks.work import Work
 from omnivl.tokenizer import Tokenizer
 
 
@@ -45,30 +47,37 @@ class CaptioningTask(Task):
 
 @torch.inference_mode()
 def write_captions(
-    model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, batch_size: int = 64, seed: int = 0, **how: Any
+    model: OmniVL,
+    tokenizer: Tokenizer,
+    gallery: Gallery,
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+    work: Work | None = None,
+    **how: Any,
 ) -> list[str]:
     """A caption for each item, `how` as in `generate`; empty where it cannot be read. Ranks share the items. Where
     words are drawn (nucleus) each item has random numbers of its own, so that its neighbours change nothing."""
     device = model.temperature.device
-    found: dict[int, str] = {}
-    for indices, pixels in gallery.batches(batch_size, distributed.own_part(len(gallery))):
+
+    def describe(items: list[int], pixels: Tensor) -> list[str]:
         tokens = model.encode_visual(pixels.to(device)).tokens
-        if how.get("method") == "nucleus":
-            for index, own in zip(indices, tokens.split(1), strict=True):
-                draws = torch.Generator(device).manual_seed(seed * len(gallery) + index)
-                found[index] = caption(model, tokenizer, own, gallery.medium, generator=draws, **how)[0][0]
-        else:
-            made = caption(model, tokenizer, tokens, gallery.medium, **how)
-            found |= {index: text for index, (text, _) in zip(indices, made, strict=True)}
-    found = distributed.merge_from_ranks(found)
-    gallery.gather_bad()
+        if how.get("method") != "nucleus":
+            return [text for text, _ in caption(model, tokenizer, tokens, gallery.medium, **how)]
+        made = []
+        for item, own in zip(items, tokens.split(1), strict=True):
+            draws = torch.Generator(device).manual_seed(seed * len(gallery) + item)
+            made += caption(model, tokenizer, own, gallery.medium, generator=draws, **how)
+        return [text for text, _ in made]
+
+    found = distributed.merge_from_ranks((work or Work()).rows("captions", gallery, batch_size, describe))
     return [found.get(index, "") for index in range(len(gallery))]
 
 
 def score_captions(gallery: Gallery, written: list[str], settings: dict[str, Any]) -> list[Result]:
     """What `score_words` gives, and the metrics of the field where they can run (else they are named).
 
-    Raises ValueError where an item has no caption with words.
+    Raises ValueError as `require_words` does.
     """
     results = score_words(gallery, written, settings)
     (known, guessed), not_run = caption_metrics([written, captions_of_others(gallery)], gallery.captions)
@@ -86,11 +95,9 @@ def score_captions(gallery: Gallery, written: list[str], settings: dict[str, Any
 def score_words(gallery: Gallery, written: list[str], settings: dict[str, Any]) -> list[Result]:
     """exact, token_f1, and for the world's clips motion_word: the share whose motion word is right.
 
-    Raises ValueError where an item has no caption with words.
+    Raises ValueError as `require_words` does.
     """
-    for key, own in zip(gallery.keys, gallery.captions, strict=True):
-        if not own or not all(words(text) for text in own):
-            raise ValueError(f"{gallery.name}: {key} has a caption without words, which nothing can be scored by")
+    require_words(gallery)
     others, pairs = captions_of_others(gallery), list(zip(written, gallery.captions, strict=True))
     found = {
         metric: ([score([text], [own]) for text, own in pairs], score(others, gallery.captions))
@@ -112,6 +119,14 @@ def score_words(gallery: Gallery, written: list[str], settings: dict[str, Any]) 
 def captions_of_others(gallery: Gallery) -> list[str]:
     """What a model that says another item's caption would say."""
     return [gallery.captions[(i + 1 + len(gallery) // 2) % len(gallery)][0] for i in range(len(gallery))]
+
+
+def require_words(gallery: Gallery) -> None:
+    """Raises ValueError where an item has no captions, or one without words."""
+    for key, own in zip(gallery.keys, gallery.captions, strict=True):
+        if not own or not all(words(text) for text in own):
+            told = "a caption without words" if own else "no captions"
+            raise ValueError(f"{gallery.name}: {key} has {told}, which nothing can be scored by")
 
 
 def word_of(caption: str, motion: str) -> str:

@@ -8,6 +8,7 @@ frames.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,21 +21,23 @@ from omnivl.model import OmniVL, Visual
 from omnivl.prompts import fill, label_prompts
 from omnivl.tasks.base import Losses, Result, Task, gallery_result
 from omnivl.tasks.retrieval import encode_texts
+from omnivl.tasks.work import Work, table
 from omnivl.tokenizer import Tokenizer
 
 
 class ClassificationTask(Task):
-    """Cross-entropy of `model.classifier` on the visual [CLS], with label smoothing.
+    """Cross-entropy of `model.classifier` on the visual [CLS], with label smoothing, and with mixup where it is asked
+    for (Zhang et al. 2018).
 
-    Raises ValueError for a batch with a class that the classifier does not have.
+    Raises ValueError for a batch with a class that the classifier does not have, and where mixup finds no pairs.
     """
 
     keys: Tensor
 
-    def __init__(self, model: OmniVL, config: TaskConfig) -> None:
+    def __init__(self, model: OmniVL, config: TaskConfig, seed: int) -> None:
         super().__init__()
         assert model.classifier is not None
-        self.model, self.config = model, config
+        self.model, self.config, self.seed = model, config, seed
         self.register_buffer("keys", torch.tensor([label_key("", name) for name in model.extra["labels"]]), False)
 
     def forward(self, batch: Batch, step: int, micro: int) -> Losses:
@@ -43,12 +46,33 @@ class ClassificationTask(Task):
         if not bool(same.any(1).all()):
             stranger = batch.keys[int((~same.any(1)).nonzero()[0])]
             raise ValueError(f"{stranger} has no label, or one that the classifier does not know")
-        classes = same.int().argmax(1)
-        logits = self.model.classifier(self.model.encode_visual(batch.pixels).pooled).float()
-        loss = F.cross_entropy(logits, classes, reduction="none", label_smoothing=self.config.label_smoothing)
+        pixels, targets = self.model.normalised(batch.pixels), same.float()
+        if self.config.mixup:
+            pixels, targets = self.mixed(pixels, targets, step, micro)
+        logits = self.model.classifier(self.model.encode_visual(pixels).pooled).float()
+        loss = F.cross_entropy(logits, targets, reduction="none", label_smoothing=self.config.label_smoothing)
         total = distributed.share(loss.sum(), len(loss))
-        right = (logits.detach().argmax(1) == classes).sum()
+        right = (logits.detach().argmax(1) == targets.argmax(1)).sum()
         return Losses(total, {"class": total.detach()}, {"class_accuracy": (right, len(loss))})
+
+    def mixed(self, pixels: Tensor, targets: Tensor, step: int, micro: int) -> tuple[Tensor, Tensor]:
+        """Normalised pixels (B, T, C, H, W) and targets (B, classes), each row mixed with its neighbour, which stands
+        in no other pair: x1 = s x1 + (1 - s) x2 and x2 = s x2 + (1 - s) x1, with one s ~ Beta(mixup, mixup) a pair.
+
+        The numbers depend on the seed, the step and the pair's place in the whole batch alone.
+        """
+        if len(pixels) % 2:
+            raise ValueError(
+                f"task.mixup mixes pairs, but a process has {len(pixels)} samples at a time: give it an even number "
+                "(data.batch_size over processes and train.accumulate)"
+            )
+        pairs, rank, ranks = len(pixels) // 2, distributed.rank(), distributed.world_size()
+        rng = np.random.default_rng([abs(self.seed), step, micro])
+        drawn = rng.beta(self.config.mixup, self.config.mixup, ranks * pairs)[rank * pairs :][:pairs]
+        own = torch.tensor(drawn, dtype=torch.float32, device=pixels.device).repeat_interleave(2)[:, None]  # (B, 1)
+        partner = torch.arange(len(pixels), device=pixels.device) ^ 1
+        share = own.view(-1, 1, 1, 1, 1).to(pixels.dtype)
+        return share * pixels + (1 - share) * pixels[partner], own * targets + (1 - own) * targets[partner]
 
 
 def class_vectors(
@@ -70,7 +94,13 @@ def require_labels(gallery: Gallery) -> None:
 
 @torch.inference_mode()
 def evaluate_classes(
-    model: OmniVL, tokenizer: Tokenizer, gallery: Gallery, *, zero_shot: bool = False, batch_size: int = 64
+    model: OmniVL,
+    tokenizer: Tokenizer,
+    gallery: Gallery,
+    *,
+    zero_shot: bool = False,
+    batch_size: int = 64,
+    work: Work | None = None,
 ) -> list[Result]:
     """top1, top5 and mean_per_class: by the model's classifier where it has one, by prompts where it has none or with
     `zero_shot`. Raises ValueError where an item has no label, or one that the classifier does not know."""
@@ -91,13 +121,13 @@ def evaluate_classes(
         assert model.classifier is not None
         return model.classifier(visual.pooled)
 
-    scores = torch.zeros(len(gallery), len(labels))  # an item that cannot be read scores all alike
-    for indices, pixels in gallery.batches(max(1, batch_size // gallery.views), distributed.own_part(len(gallery))):
+    def averaged(items: list[int], pixels: Tensor) -> list[Tensor]:
         views = pixels.unflatten(1, (gallery.views, -1)).flatten(0, 1)  # (b V, T, C, H, W)
         probability = scores_of(model.encode_visual(views.to(model.temperature.device))).float().softmax(1)
-        scores[indices] = probability.view(len(indices), gallery.views, -1).mean(1).cpu()
-    scores = distributed.fill_from_ranks(scores)
-    gallery.gather_bad()
+        return list(probability.view(len(items), gallery.views, -1).mean(1).cpu())
+
+    rows = (work or Work()).rows("classes", gallery, max(1, batch_size // gallery.views), averaged)
+    scores, _ = table(rows, len(gallery), len(labels))  # an item that cannot be read scores all alike
     settings = {"zero_shot": by_prompts, "classes": len(labels), "views": gallery.views}
     return score_classes(gallery, "classify", scores, labels, settings)
 

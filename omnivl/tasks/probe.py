@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnivl import distributed
 from omnivl.data.sample import Gallery
 from omnivl.metrics import top_k_accuracy
 from omnivl.model import OmniVL
 from omnivl.tasks.base import Result
 from omnivl.tasks.classification import require_labels, score_classes
+from omnivl.tasks.work import Work, table
 
 COARSE = tuple(range(-6, 7, 2))  # powers of ten of C that are tried first
 STEPS_A_DECADE = 8
@@ -25,16 +25,18 @@ HELD_SHARE = 0.2  # of the training items that choose, where there is no validat
 
 
 @torch.inference_mode()
-def features(model: OmniVL, gallery: Gallery, *, batch_size: int = 64) -> tuple[Tensor, Tensor]:
+def features(
+    model: OmniVL, gallery: Gallery, *, batch_size: int = 64, work: Work | None = None
+) -> tuple[Tensor, Tensor]:
     """(N, D) float32 features and (N,) bool, which items could be read; ranks share the items."""
     device = model.temperature.device
-    found = torch.zeros(len(gallery), model.config.vision.width, device=device)
-    read = torch.zeros(len(gallery), device=device)
-    for indices, pixels in gallery.batches(batch_size, distributed.own_part(len(gallery))):
-        found[indices], read[indices] = model.encode_visual(pixels.to(device)).pooled.float(), 1.0
-    found, read = distributed.fill_from_ranks(found), distributed.fill_from_ranks(read)
-    gallery.gather_bad()
-    return found, read.bool()
+
+    def pooled(_: list[int], pixels: Tensor) -> list[Tensor]:
+        return list(model.encode_visual(pixels.to(device)).pooled.float().cpu())
+
+    rows = (work or Work()).rows("features", gallery, batch_size, pooled)
+    found, read = table(rows, len(gallery), model.config.vision.width)
+    return found.to(device), read.to(device)
 
 
 def fit(inputs: Tensor, targets: Tensor, classes: int, strength: float) -> tuple[Tensor, Tensor]:
@@ -104,6 +106,7 @@ def evaluate_probe(
     shots: int = 0,
     seed: int = 0,
     batch_size: int = 64,
+    work: Work | None = None,
 ) -> list[Result]:
     """top1, top5 and mean_per_class on `test`. Without a validation split a fifth of the training items chooses, with
     `shots` the items that were not drawn.
@@ -120,12 +123,12 @@ def evaluate_probe(
             if strangers
             else f"{train.name} has {len(labels)} class in training: a probe needs at least two"
         )
-    inputs, read = features(model, train, batch_size=batch_size)
+    inputs, read = features(model, train, batch_size=batch_size, work=work)
     targets = torch.tensor([labels.index(name) for name in train.labels], device=inputs.device)
     learning, rest = draw_shots(train.labels, shots, seed) if shots else (list(range(len(train))), [])
     if validation is not None:
         known = [number for number, name in enumerate(validation.labels) if name in set(labels)]
-        held_inputs, held_read = features(model, validation, batch_size=batch_size)
+        held_inputs, held_read = features(model, validation, batch_size=batch_size, work=work)
         held_inputs, held_read = held_inputs[known], held_read[known]
         held_targets = torch.tensor([labels.index(validation.labels[number]) for number in known], device=inputs.device)
     else:
@@ -145,7 +148,7 @@ def evaluate_probe(
         last_inputs = torch.cat([last_inputs, held_inputs])
         last_targets = torch.cat([last_targets, held_targets])
     weights, bias = fit(last_inputs, last_targets, len(labels), strength)
-    test_inputs, test_read = features(model, test, batch_size=batch_size)
+    test_inputs, test_read = features(model, test, batch_size=batch_size, work=work)
     scores = F.linear(test_inputs.double(), weights, bias)
     scores[~test_read] = 0.0  # all alike
     settings = {"shots": shots or None, "strength": strength, "trained_on": len(last_inputs), "classes": len(labels)}

@@ -8,7 +8,7 @@ level, and share their ranks. Axes: V visual inputs, M texts, N visual tokens, L
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,7 @@ from omnivl.metrics import hits_at_k, median_rank, recall_at_k, words
 from omnivl.model import OmniVL
 from omnivl.model.rerank import SCORE, behind, candidates, match_log_probability
 from omnivl.tasks.base import Result, gallery_result
+from omnivl.tasks.work import Work, table
 from omnivl.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -46,15 +47,15 @@ class VisualTokens:
         size = tokens[0].numel() * tokens.element_size()
         room = max(0, int(self.limit // size) - len(self.kept))
         self.kept |= {index: row.clone() for index, row in zip(indices[:room], tokens[:room].cpu(), strict=True)}
-        self.again += indices[room:]
 
-    def blocks(self) -> Iterator[tuple[list[int], Tensor]]:
-        """(items, tokens (b, N, D) on the model's device), every item that can be read once."""
-        device, numbers = self.model.temperature.device, list(self.kept)
+    def blocks(self, known: Collection[int] = ()) -> Iterator[tuple[list[int], Tensor]]:
+        """(items, tokens (b, N, D) on the model's device), every item that can be read once, but those `known`."""
+        device, numbers = self.model.temperature.device, [number for number in self.kept if number not in known]
         for first in range(0, len(numbers), self.batch_size):
             part = numbers[first : first + self.batch_size]
             yield part, torch.stack([self.kept[number] for number in part]).to(device)
-        for part, pixels in self.gallery.batches(self.batch_size, self.again):
+        again = [number for number in self.again if number not in known]
+        for part, pixels in self.gallery.batches(self.batch_size, again):
             yield part, self.model.encode_visual(pixels.to(device)).tokens
 
     def told(self) -> str:
@@ -87,6 +88,7 @@ def encode(
     batch_size: int = 64,
     max_tokens: int = 40,
     token_memory: float = 1.0,
+    work: Work | None = None,
 ) -> Encoded:
     """Raises ValueError where no item can be read, where there are no captions, or one without words."""
     device = model.temperature.device
@@ -96,15 +98,16 @@ def encode(
     for key, captions in zip(gallery.keys, gallery.captions, strict=True):
         if not all(words(caption) for caption in captions):
             raise ValueError(f"{gallery.name}: {key} has a caption without words, which nothing can be found by")
-    vectors = torch.zeros(len(gallery), model.config.embed_dim, device=device)
-    read = torch.zeros(len(gallery), device=device)
     tokens = VisualTokens(model, gallery, batch_size, token_memory * GIB)
-    for indices, pixels in gallery.batches(batch_size, distributed.own_part(len(gallery))):
+
+    def embed(items: list[int], pixels: Tensor) -> list[Tensor]:
         visual = model.encode_visual(pixels.to(device))
-        vectors[indices], read[indices] = visual.embed, 1.0
-        tokens.add(indices, visual.tokens)
-    vectors, read = distributed.fill_from_ranks(vectors), distributed.fill_from_ranks(read).bool()
-    gallery.gather_bad()
+        tokens.add(items, visual.tokens)
+        return list(visual.embed.cpu())
+
+    rows = (work or Work()).rows("vectors", gallery, batch_size, embed)
+    tokens.again = [item for item in rows if item not in tokens.kept]
+    vectors, read = (made.to(device) for made in table(rows, len(gallery), model.config.embed_dim))
     if not read.any():
         raise ValueError(f"{gallery.name}: none of the {len(gallery)} {gallery.medium} items can be read")
     owner = torch.tensor([item for item, captions in enumerate(gallery.captions) for _ in captions], device=device)
@@ -115,14 +118,30 @@ def encode(
 
 
 @torch.inference_mode()
-def match_pairs(model: OmniVL, tokens: VisualTokens, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+def match_pairs(
+    model: OmniVL, tokens: VisualTokens, ids: Tensor, mask: Tensor, wanted: Tensor, work: Work | None = None
+) -> Tensor:
     """log p(matched) (V, M) of the pairs that are `wanted` (V, M) bool; 0 for all others. Each pair is scored by the
     rank whose visual input it is."""
-    scores = torch.zeros(wanted.shape, device=wanted.device)
-    for indices, block in tokens.blocks():
+    work, gallery, device = work or Work(), tokens.gallery, wanted.device
+    part, own = work.part("matches", gallery), distributed.own_part(len(gallery))
+    scores = torch.zeros(wanted.shape, device=device)
+    known: set[int] = set()
+    for item, row in work.known(part, own).items():
+        numbers, values = row.to(device).view(2, -1)
+        texts = numbers.long()
+        if torch.equal(texts, wanted[item].nonzero()[:, 0]):  # else they were wanted for another K
+            scores[item, texts] = values
+            known.add(item)
+    total = len(tokens.kept) + len(tokens.again)
+    step = work.steps(f"matches, {gallery.name}, {gallery.medium}", total, len(known))
+    for indices, block in tokens.blocks(known):
         pairs = wanted[indices].nonzero()
-        rows = torch.tensor(indices, device=wanted.device)[pairs[:, 0]]
+        rows = torch.tensor(indices, device=device)[pairs[:, 0]]
         scores[rows, pairs[:, 1]] = match_log_probability(model, block, ids, mask, pairs)
+        made = {item: wanted[item].nonzero()[:, 0] for item in indices}
+        work.keep(part, {item: torch.cat([texts.float(), scores[item, texts]]).cpu() for item, texts in made.items()})
+        step(len(indices))
     return distributed.fill_from_ranks(scores).round(decimals=LOG_DIGITS)
 
 
@@ -153,13 +172,20 @@ def evaluate_retrieval(
     batch_size: int = 64,
     max_tokens: int = 40,
     token_memory: float = 1.0,
+    work: Work | None = None,
 ) -> list[Result]:
     """R@1/5/10 and median rank in both directions, without reranking and with the best `k` reranked; any of an item's
     own captions is a hit."""
     if k < 0:
         raise ValueError(f"k is {k}, wanted 0 (no reranking) or more")
     encoded = encode(
-        model, tokenizer, gallery, batch_size=batch_size, max_tokens=max_tokens, token_memory=token_memory if k else 0.0
+        model,
+        tokenizer,
+        gallery,
+        batch_size=batch_size,
+        max_tokens=max_tokens,
+        token_memory=token_memory if k else 0.0,
+        work=work,
     )
     if k:
         log.info(encoded.tokens.told())
@@ -171,7 +197,7 @@ def evaluate_retrieval(
         to_text, to_visual = (found & encoded.read[:, None] for found in candidates(similarity, depth))
         matched = torch.zeros_like(similarity)
         if depth:
-            matched = match_pairs(model, encoded.tokens, encoded.ids, encoded.mask, to_text | to_visual)
+            matched = match_pairs(model, encoded.tokens, encoded.ids, encoded.mask, to_text | to_visual, work)
         scaled = similarity / model.temperature.clamp(0.001, 0.5)
         final = matched.add_(scaled)
         results += score_direction(gallery, f"t2{letter}", behind(scaled, final, to_visual, 0).T, own.T, depth)

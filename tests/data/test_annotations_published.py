@@ -397,6 +397,13 @@ def test_vqa_answers_are_weighted_by_their_annotators(tmp_path: Path) -> None:
     assert first.media == tmp_path / "train2014/COCO_train2014_000000000009.jpg"
     assert first.questions[1] == Question("q1?", (("yes", 2), ("no", 1)), "9001", "yes/no")
     assert second.media.name == "COCO_train2014_000000000010.jpg" and len(first.questions) == 2
+    write(tmp_path, {"v2_mscoco_train2014_annotations.json": {"annotations": answers[:1]}})
+    with pytest.raises(ValueError, match=r"has no answers of question 9001 of v2_Open.*: are both of one split\?"):
+        read("vqav2", tmp_path)
+    twice = {"questions": [{"image_id": n, "question_id": 1, "question": "q?"} for n in (9, 10)]}
+    write(tmp_path, {"v2_OpenEnded_mscoco_test2015_questions.json": twice})
+    with pytest.raises(ValueError, match=r"question 1: question id '1' was asked of '.*000009.jpg' before"):
+        read("vqav2", tmp_path, "test")
     unanswered = read("vqav2", tmp_path, "test-dev").items
     assert unanswered[1].questions == (Question("q?", (), "10000", ""),)
     assert unanswered[1].media.name == "COCO_test2015_000000000010.jpg"

@@ -68,9 +68,11 @@ def test_an_array_of_frames_is_sampled_at_the_centres_of_equal_spans(model: Pipe
 def test_match_pairs_lists_and_broadcasts_one(model: Pipeline, tmp_path: Path) -> None:
     a, b = picture(tmp_path / "a.png"), moving_gif(tmp_path / "b.gif")
     pairs = model.match([a, b], ["a red circle", "a blue star"])
-    assert [pairs[0], pairs[1]] == [model.match(a, "a red circle"), model.match(b, "a blue star")]
-    assert model.match(a, ["x", "a red circle"])[1] == pairs[0]
-    assert model.match([a, b], "a blue star")[1] == pairs[1]
+    alone = model.match(a, "a red circle"), model.match(b, "a blue star")
+    assert [match.score for match in pairs] == pytest.approx([match.score for match in alone])
+    assert [match.times for match in pairs] == [match.times for match in alone]
+    assert model.match(a, ["x", "a red circle"])[1].score == pytest.approx(pairs[0].score)
+    assert model.match([a, b], "a blue star")[1].score == pytest.approx(pairs[1].score)
     assert all(0 <= m.score <= 1 for m in pairs)
     with pytest.raises(ValueError, match="2 media and 3 texts"):
         model.match([a, b], ["x", "y", "z"])
@@ -86,6 +88,13 @@ def test_answers_are_chosen_or_written_for_pairs(model: Pipeline, tmp_path: Path
     assert both[0] == one and both[1].times is not None and len(both[1].times) == 4
     paired = model.answer([image, clip], ["what is it?", "how does it move?"])
     assert len(paired) == 2 and all(0 < answer.score < 1 for answer in paired)
+    asked = [f"what is it {'now ' * i}?" for i in range(40)]  # more than one batch, of several lengths
+    for choices in (["a star", "a ring", "a cross"], None):
+        for answer, question in zip(model.answer(image, asked, choices), asked, strict=True):
+            alone = model.answer(image, question, choices)
+            assert answer.text == alone.text and answer.score == pytest.approx(alone.score, rel=1e-4)
+    with pytest.raises(ValueError, match="question 39 is empty"):
+        model.answer(image, [*asked[:39], " "])
     assert len(model.answer(image, ["what?", "where?", "who?"])) == 3
     with pytest.raises(ValueError, match="1 media and 2 questions"):
         model.answer([image], ["a?", "b?"])

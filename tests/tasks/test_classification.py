@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from omnivl import distributed
 from omnivl.config import TaskConfig
 from omnivl.data.galleries import all_views
 from omnivl.data.sample import BadSample, Gallery, Sample, collate
@@ -24,7 +25,7 @@ def test_the_loss_is_smoothed_cross_entropy_of_the_named_class() -> None:
     head = model.add_classifier(LABELS)
     names = ["ring", "star", "ring", "circle"]
     batch = collate([Sample(pixels(i), "", name) for i, name in enumerate(names)], "image", tokenizer, 8)
-    losses = ClassificationTask(model, TaskConfig(label_smoothing=0.2))(batch, 0, 0)
+    losses = ClassificationTask(model, TaskConfig(label_smoothing=0.2), 0)(batch, 0, 0)
     assert batch.pixels is not None
     logits = head(model.encode_visual(batch.pixels).pooled)
     expected = F.cross_entropy(logits, torch.tensor([2, 0, 2, 1]), label_smoothing=0.2)
@@ -33,7 +34,49 @@ def test_the_loss_is_smoothed_cross_entropy_of_the_named_class() -> None:
     assert count == 4 and int(right) == int((logits.argmax(1) == torch.tensor([2, 0, 2, 1])).sum())
     stranger = collate([Sample(pixels(0), "", "dog", "dog.jpg")], "image", tokenizer, 8)
     with pytest.raises(ValueError, match=r"dog\.jpg has no label, or one that the classifier does not know"):
-        ClassificationTask(model, TaskConfig())(stranger, 0, 0)
+        ClassificationTask(model, TaskConfig(), 0)(stranger, 0, 0)
+
+
+def test_mixup_is_the_formula_by_hand() -> None:
+    """Pair by pair, pixel by pixel, with the shares that the seed, the step and the pair's place draw."""
+    model, tokenizer = mini_model()
+    head = model.add_classifier(LABELS)
+    names = ["ring", "star", "ring", "circle"]
+    batch = collate([Sample(pixels(i), "", name) for i, name in enumerate(names)], "image", tokenizer, 8)
+    assert batch.pixels is not None
+    for seed, step in ((3, 5), (3, 6), (4, 5)):
+        losses = ClassificationTask(model, TaskConfig(mixup=0.8, label_smoothing=0.1), seed)(batch, step, 0)
+        shares = np.random.default_rng([seed, step, 0]).beta(0.8, 0.8, 2)
+        expected = 0.0
+        for row, other in ((0, 1), (1, 0), (2, 3), (3, 2)):
+            share = float(shares[row // 2])
+            x = share * batch.pixels[row].double() + (1 - share) * batch.pixels[other].double()
+            x = (x / 255 - torch.tensor(model.config.mean).view(3, 1, 1)) / torch.tensor(model.config.std).view(3, 1, 1)
+            with torch.no_grad():
+                logs = head(model.encode_visual(x[None].float()).pooled)[0].log_softmax(0)
+            for label, weight in ((names[row], share), (names[other], 1 - share)):
+                expected -= weight * (0.9 * float(logs[LABELS.index(label)]) + 0.1 * float(logs.mean())) / 4
+        assert losses.total.item() == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match=r"task\.mixup mixes pairs, but a process has 3 samples at a time"):
+        odd = collate([Sample(pixels(i), "", "ring") for i in range(3)], "image", tokenizer, 8)
+        ClassificationTask(model, TaskConfig(mixup=0.8), 0)(odd, 0, 0)
+
+
+def test_two_processes_mix_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = mini_model()
+    model.add_classifier(LABELS)
+    task = ClassificationTask(model, TaskConfig(mixup=1.0), 7)
+    x, targets = torch.randn(8, 1, 3, 4, 4), torch.eye(3)[torch.arange(8) % 3]
+    whole = task.mixed(x, targets, 2, 1)
+    assert torch.equal(task.mixed(x, targets, 2, 1)[0], whole[0])
+    assert not torch.equal(task.mixed(x, targets, 2, 0)[0], whole[0])
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    halves = []
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        halves.append(task.mixed(x[rank * 4 : rank * 4 + 4], targets[rank * 4 : rank * 4 + 4], 2, 1))
+    for one, both in zip(whole, zip(*halves, strict=True), strict=True):
+        assert torch.equal(one, torch.cat(both))
 
 
 def gallery(labels: list[str], views: int = 1, frames: int = 1, broken: int | None = None) -> Gallery:

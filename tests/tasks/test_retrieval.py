@@ -9,7 +9,7 @@ from torch import Tensor
 
 from omnivl.data.sample import BadSample, Gallery
 from omnivl.metrics import median_rank, recall_at_k
-from omnivl.model import OmniVL
+from omnivl.model import OmniVL, rerank
 from omnivl.tasks.base import Result
 from omnivl.tasks.retrieval import evaluate_retrieval
 from omnivl.tokenizer import Tokenizer
@@ -103,6 +103,25 @@ def test_batch_memory_and_order_change_no_number(caplog: pytest.LogCaptureFixtur
             )
         assert values(found, 3) == pytest.approx(expected)
     assert "tokens of 2 items are kept" in caplog.text and "those of 5 are encoded again" in caplog.text
+
+
+@pytest.mark.parametrize(("side", "batch"), [(64, 256), (2, 5), (1, 1)])
+def test_pairs_are_scored_the_same_however_they_lie_in_passes(
+    side: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rerank, "SIDE", side)
+    model, tokenizer = shaken()
+    ids, mask = tokenizer([text for own in CAPTIONS for text in own])
+    tokens = torch.randn(4, 5, 32)
+    pairs = torch.tensor([(2, 1), (0, 4), (2, 0), (2, 8), (0, 3), (2, 5), (3, 3), (2, 3), (3, 0), (2, 2)])
+    with torch.no_grad():
+        expected = [
+            float(model.match(ids[t, : int(mask[t].sum())][None], None, tokens[v][None]).log_softmax(1)[0, 1])
+            for v, t in pairs.tolist()
+        ]
+    found = rerank.match_log_probability(model, tokens, ids, mask, pairs, batch)
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+    assert len(rerank.match_log_probability(model, tokens, ids, mask, pairs[:0], batch)) == 0
 
 
 def test_one_score_for_all_is_chance_at_any_k() -> None:

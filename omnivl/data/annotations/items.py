@@ -157,6 +157,7 @@ def gather(rows: Iterator[Row], notes: Notes, distinct: bool) -> list[Item]:
     """One item of all rows of the same media and span, in the order of the first ones; of several ids the first."""
     found: dict[Span, Gathered] = {}
     owners: dict[str, Span] = {}
+    askers: dict[str, Span] = {}
     for where, row in rows:
         texts = [caption for caption in row.captions if caption]
         if blank := len(row.captions) - len(texts):
@@ -170,6 +171,10 @@ def gather(rows: Iterator[Row], notes: Notes, distinct: bool) -> list[Item]:
         if row.id and owners.setdefault(row.id, span) != span:
             was = owners[row.id][0]
             notes.fault("clashing ids", where, f"id {row.id!r} was given to {was!r} before; ids must be unique")
+        for asked in row.questions:
+            if asked.id and askers.setdefault(asked.id, span) != span:
+                was = askers[asked.id][0]
+                notes.fault("clashing ids", where, f"question id {asked.id!r} was asked of {was!r} before")
         item = found.setdefault(span, Gathered(row))
         if row.label and item.label and row.label != item.label:
             told = f"{str(row.media)!r} has the label {row.label!r} here and {item.label!r} before"

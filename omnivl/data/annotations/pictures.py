@@ -44,6 +44,8 @@ def read_karpathy(path: Path, root: Path | None, split: str, notes: Notes) -> It
             captions = tuple(caption for said in image["sentences"] for caption in captions_in(said["raw"]))
             media = find(Path(image["filename"]).stem)
             yield f"{path}, image {number}", Item(media, captions, id=str(image.get("cocoid", image["imgid"])))
+        else:
+            notes.elsewhere[image["split"]] += 1
 
 
 @reader()
@@ -121,11 +123,13 @@ def read_vqav2(path: Path, root: Path | None, split: str, notes: Notes) -> Itera
     find = media_by_id(base_of(path, root), ".jpg")
     told: dict[Any, Any] = {}
     if not split.startswith("test"):
-        answers = read_json(beside(file, f"v2_mscoco_{images}_annotations.json"))["annotations"]
-        told = {given["question_id"]: given for given in answers}
+        answers = beside(file, f"v2_mscoco_{images}_annotations.json")
+        told = {given["question_id"]: given for given in read_json(answers)["annotations"]}
     for asked in read_json(file)["questions"]:
         identity = asked["question_id"]
-        given = told[identity] if told else {}
+        if told and identity not in told:
+            raise ValueError(f"{answers} has no answers of question {identity} of {file.name}: are both of one split?")
+        given = told.get(identity, {})
         weights: dict[str, float] = defaultdict(float)
         for answer in given.get("answers", ()):
             weights[answer["answer"]] += 1
