@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from omnivl.config import DataConfig, EvaluationConfig
+from omnivl.config import DataConfig, EvaluationConfig, Reads
 from omnivl.data.galleries import file_gallery, world_gallery
 from omnivl.data.sample import Gallery
 from omnivl.data.sources import Ask, FileSource, open_source
@@ -48,11 +48,21 @@ class Bench:
 
     name: ClassVar[str]
     base_words: ClassVar[tuple[str, ...]]  # the command that makes a base, without --out and --seed
-    shared_base: ClassVar[bool]  # one base for all seeds
+    fixed: ClassVar[bool]  # the same items for all seeds: one base and one set of floors serve them
     recipes: ClassVar[dict[str, str]]  # what is finetuned
 
     def measures(self) -> list[Measure]:
         raise NotImplementedError
+
+    def folder(self, seed: int) -> Path:
+        return self.out / f"seed{seed}"
+
+    def measured(self, seed: int, name: str) -> Path:
+        """The results file of one measure."""
+        return self.folder(seed) / f"measured-{self.split}" / f"{name}.json"
+
+    def floors_file(self, seed: int) -> Path:
+        return (self.out if self.fixed else self.folder(seed)) / f"measured-{self.split}" / "floors.json"
 
     def floors(self, seed: int) -> Iterator[tuple[str, dict[str, str], Known, Gallery, tuple[str, ...], int]]:
         """(dataset, told, training items, gallery, tasks, frames) of every floor."""
@@ -70,7 +80,7 @@ class World(Bench):
 
     name = "world"
     base_words = ("demo",)
-    shared_base = False
+    fixed = False
     recipes: ClassVar[dict[str, str]] = {
         task: f"{task}_mini" for task in ("retrieval", "classification", "captioning", "answering")
     }
@@ -107,7 +117,7 @@ class Mini(Bench):
 
     name = "mini"
     base_words = ("train", "studies/mini/recipes.py:pretrain")
-    shared_base = True
+    fixed = True
     recipes: ClassVar[dict[str, str]] = {
         task: f"{HERE / 'recipes.py'}:{task}" for task in ("retrieval", "classification", "captioning", "answering")
     }
@@ -153,11 +163,11 @@ class Mini(Bench):
                         yield dataset, {}, known, self.gallery(self.single(name), frames), ("retrieval",), frames
                         for question, path in self.asked(name).items():
                             told = {"answer_type": question.removesuffix("?")}
-                            yield dataset, told, known, self.gallery(path, frames), ("answer",), frames
+                            yield dataset, told, known, self.gallery(path, frames, "questions"), ("answer",), frames
 
-    def gallery(self, path: Path, frames: int) -> Gallery:
+    def gallery(self, path: Path, frames: int, reads: Reads = "texts") -> Gallery:
         data = f"manifest:{path}"
-        source = open_source(data, DataConfig(sources=(data,), root=DATA, num_frames=frames))
+        source = open_source(data, DataConfig(sources=(data,), root=DATA, num_frames=frames, reads=reads))
         assert isinstance(source, FileSource)
         medium = "video" if source.by_medium["video"] else "image"
         return file_gallery(source, self.split, medium, Ask(SIZE, frames, "bicubic"))

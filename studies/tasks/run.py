@@ -57,7 +57,8 @@ def measure(one: Measure, model: Path, seed: int, out: Path) -> None:
     write([renamed(result, one.dataset, one.told) for result in found], one.wanted, seed, begun, out)
 
 
-def floors(bench: Bench, seed: int, out: Path) -> None:
+def floors(bench: Bench, seed: int) -> None:
+    out = bench.floors_file(seed)
     if out.exists():
         return
     print(f"measure {out}", file=sys.stderr)
@@ -96,15 +97,14 @@ def main(words: list[str] | None = None) -> int:
     bases = options.base or []
     if len(bases) not in (0, 1, len(options.seeds)):
         parser.error(f"there are {len(bases)} bases for {len(options.seeds)} seeds: give one a seed, or one for all")
-    measured = f"measured-{options.split}"
     for place, seed in enumerate(options.seeds):
-        folder = out / f"seed{seed}"
+        folder = bench.folder(seed)
         if bases:
             base = bases[place % len(bases)]
         else:
-            made = out / BASE if bench.shared_base else folder / BASE
-            base = train([*bench.base_words, "--seed", "0" if bench.shared_base else str(seed)], made)
-        floors(bench, seed, folder / measured / "floors.json")
+            made = out / BASE if bench.fixed else folder / BASE
+            base = train([*bench.base_words, "--seed", "0" if bench.fixed else str(seed)], made)
+        floors(bench, seed)
         tiny = ["--train.steps", "2", "--data.batch_size", "8", "--data.video_batch_size", "4"] if options.tiny else []
         models = {BASE: base}
         for one in bench.measures():
@@ -112,11 +112,9 @@ def main(words: list[str] | None = None) -> int:
                 recipe = ["train", bench.recipes[one.model], "--init", str(base), "--seed", str(seed)]
                 recipe += ["--evaluation.tasks", *tiny]  # nothing: it is all measured below
                 models[one.model] = train(recipe, folder / one.model)
-            measure(one, models[one.model], seed, folder / measured / f"{one.name}.json")
-    found = gather(bench, options.seeds, [out / f"seed{seed}" for seed in options.seeds], measured, bases)
-    own = (
-        out / f"{measured}.json" if options.split == "validation" else Path("docs/results") / f"tasks_{bench.name}.json"
-    )
+            measure(one, models[one.model], seed, bench.measured(seed, one.name))
+    found = gather(bench, options.seeds, bases)
+    own = Path("docs/results") / f"tasks_{bench.name}.json" if options.split == "test" else out / "validation.json"
     write_rows(options.results or own, found)
     print(table(found))
     return 0

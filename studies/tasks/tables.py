@@ -47,18 +47,20 @@ def mean(values: Sequence[float | None]) -> float | None:
     return round(sum(known) / len(known), 4) if known else None
 
 
-def gather(bench: "Bench", seeds: Sequence[int], folders: Sequence[Path], measured: str, bases: Sequence[Path]) -> Row:
+def gather(bench: "Bench", seeds: Sequence[int], bases: Sequence[Path]) -> Row:
     """Everything that was measured. Missing numbers (a floor of a motion test) are null."""
     files: list[Row] = []
     rows: dict[tuple[Any, ...], Row] = {}
     floors: dict[tuple[Any, ...], list[float]] = {}
-    for folder in folders:
-        files.append(read_json(folder / measured / "floors.json"))
-        for row in read_rows(folder / measured / "floors.json"):
+    for path in dict.fromkeys(bench.floors_file(seed) for seed in seeds):
+        files.append(read_json(path))
+        for row in read_rows(path):
             floors.setdefault((*identity(row), row["settings"]["frames"]), []).append(row["value"])
+    for seed in seeds:
         for one in bench.measures():
-            files.append(read_json(folder / measured / f"{one.name}.json"))
-            for row in read_rows(folder / measured / f"{one.name}.json"):
+            path = bench.measured(seed, one.name)
+            files.append(read_json(path))
+            for row in read_rows(path):
                 settings = row["settings"]
                 how = (settings.get("rerank"), settings.get("mode"))
                 made = rows.setdefault((one.model, row["task"], identity(row), how), new_row(one.model, row))
@@ -67,10 +69,10 @@ def gather(bench: "Bench", seeds: Sequence[int], folders: Sequence[Path], measur
         for name, frames in (("floor", max(1, made["frames"])), ("floor_one_frame", 1)):
             made[name] = mean(floors.get((*key[2], frames), []))
         made["mean"], made["one_frame_mean"] = mean(made["values"]), mean(made["one_frame"])
-    trained = {
-        name: [read_json(folder / name / "spent.json") for folder in folders if (folder / name / "spent.json").exists()]
-        for name in (*bench.recipes, "base")
-    }
+    trained: dict[str, list[Row]] = {}
+    for name in (*bench.recipes, "base"):
+        paths = [folder / name / "spent.json" for folder in (bench.out, *map(bench.folder, seeds))]
+        trained[name] = [read_json(path) for path in paths if path.exists()]
     return {
         "command": f"python -m studies.tasks.run {bench.name}",
         "omnivl": version("omnivl"),
