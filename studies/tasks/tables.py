@@ -52,6 +52,7 @@ def gather(bench: "Bench", seeds: Sequence[int], bases: Sequence[Path]) -> Row:
     files: list[Row] = []
     rows: dict[tuple[Any, ...], Row] = {}
     floors: dict[tuple[Any, ...], list[float]] = {}
+    chances: dict[tuple[Any, ...], list[float | None]] = {}
     for path in dict.fromkeys(bench.floors_file(seed) for seed in seeds):
         files.append(read_json(path))
         for row in read_rows(path):
@@ -63,12 +64,18 @@ def gather(bench: "Bench", seeds: Sequence[int], bases: Sequence[Path]) -> Row:
             for row in read_rows(path):
                 settings = row["settings"]
                 how = (settings.get("rerank"), settings.get("mode"))
-                made = rows.setdefault((one.model, row["task"], identity(row), how), new_row(one.model, row))
+                key = (one.model, row["task"], identity(row), how)
+                made = rows.setdefault(key, new_row(one.model, row))
+                chances.setdefault(key, []).append(row["chance"])
                 made["one_frame" if one.wanted.num_frames == 1 else "values"].append(round(row["value"], 4))
     for key, made in rows.items():
+        made["chance"] = mean(chances[key])
         for name, frames in (("floor", max(1, made["frames"])), ("floor_one_frame", 1)):
             made[name] = mean(floors.get((*key[2], frames), []))
         made["mean"], made["one_frame_mean"] = mean(made["values"]), mean(made["one_frame"])
+    for made in rows.values():
+        if made.get("answer_type") == "all":
+            made["commonest_by_question"] = commonest_by_question(made, list(rows.values()))
     trained: dict[str, list[Row]] = {}
     for name in (*bench.recipes, "base"):
         paths = [folder / name / "spent.json" for folder in (bench.out, *map(bench.folder, seeds))]
@@ -94,6 +101,13 @@ def gather(bench: "Bench", seeds: Sequence[int], bases: Sequence[Path]) -> Row:
     }
 
 
+def commonest_by_question(row: Row, rows: Sequence[Row]) -> float:
+    """What the commonest answer to each question gives, where chance is the commonest of all of them."""
+    same = ("dataset", "medium", "mode")
+    parts = [r for r in rows if r.get("answer_type", "all") != "all" and all(r.get(n) == row.get(n) for n in same)]
+    return round(sum(part["n"] * part["chance"] for part in parts) / sum(part["n"] for part in parts), 4)
+
+
 def new_row(model: str, row: Row) -> Row:
     settings = row["settings"]
     return {
@@ -106,7 +120,7 @@ def new_row(model: str, row: Row) -> Row:
         **{name: settings[name] for name in ("rerank", "k", "mode", "answer_type", "zero_shot") if name in settings},
         "frames": settings.get("frames", 1),
         "n": row["n"],
-        "chance": row["chance"],
+        "chance": None,
         "values": [],
         "one_frame": [],
     }
@@ -164,7 +178,8 @@ def table(found: Row) -> str:
     """Markdown: a table for each data set and medium, in the order in which they were measured."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in found["results"]:
-        if row["metric"] in SHOWN and row["values"]:
+        detail = row.get("mode") == "generate" and row["answer_type"] != "all"
+        if row["metric"] in SHOWN and row["values"] and not detail:
             groups.setdefault((row["dataset"], row["medium"]), []).append(row)
     told = []
     for (dataset, medium), rows in groups.items():
@@ -173,7 +188,8 @@ def table(found: Row) -> str:
         lines = [f"**{dataset}, {'clips' if clips else 'pictures'}** (n {rows[0]['n']})", ""]
         lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for row in rows:
-            cells = [title(row), row["metric"], number(row["chance"]), number(row["floor"])]
+            by_question = f", by question {row['commonest_by_question']:.3f}" if "commonest_by_question" in row else ""
+            cells = [title(row), row["metric"], number(row["chance"]) + by_question, number(row["floor"])]
             cells += [number(row["floor_one_frame"]), spread(row["one_frame"])] if clips else []
             lines.append("| " + " | ".join([*cells, f"**{spread(row['values'])}**"]) + " |")
         told.append("\n".join(lines))
