@@ -1,12 +1,11 @@
 """All runs of a bench in one file, a row a line: means and single seeds beside chance, pixel floors and one frame; and
 the tables of README.md, which hold nothing that is not in these files.
 
-    python -m studies.tasks.tables docs/results/tasks_world.json
+    python -m studies.tasks.tables        # docs/results/tasks_*.json -> studies/tasks/README.md
 """
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -196,5 +195,15 @@ def table(found: Row) -> str:
     return "\n\n".join(told)
 
 
+def filled(page: str, bench: str, text: str) -> str:
+    """The page with `text` between the marks of a bench."""
+    start, end = f"<!-- {bench} -->\n", f"\n<!-- end of {bench} -->"
+    return page[: page.index(start) + len(start)] + text + page[page.index(end) :]
+
+
 if __name__ == "__main__":
-    print(table(read_json(sys.argv[1])))
+    readme = Path(__file__).with_name("README.md")
+    page = readme.read_text()
+    for results in sorted((Path(__file__).parents[2] / "docs" / "results").glob("tasks_*.json")):
+        page = filled(page, results.stem.removeprefix("tasks_"), table(read_json(results)))
+    readme.write_text(page)
