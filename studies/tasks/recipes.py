@@ -23,19 +23,19 @@ def finetuned(like: str, steps: int, **changes: Any) -> RunConfig:
 
 def retrieval() -> RunConfig:
     """Names of drawings and descriptions of clips."""
-    return finetuned("retrieval_mini", 600)
+    return finetuned("retrieval_mini", 400)
 
 
 def classification() -> RunConfig:
     """Groups of drawings and actions of clips, by one classifier."""
-    return finetuned("classification_mini", 600)
+    return finetuned("classification_mini", 400)
 
 
 def captioning() -> RunConfig:
     """Names and descriptions, written after a prompt."""
-    return finetuned("captioning_mini", 600)
+    return finetuned("captioning_mini", 400)
 
 
 def answering() -> RunConfig:
     """What is asked of drawings and clips; never mirrored, as it is asked which way a figure faces."""
-    return finetuned("answering_mini", 800, data={"flip": False})
+    return finetuned("answering_mini", 500, data={"flip": False})

@@ -183,12 +183,26 @@ def table(found: Row) -> str:
     told = []
     for (dataset, medium), rows in groups.items():
         clips = medium == "video"
-        head = ["task", "metric", "chance", "pixels", *(["pixels, one frame", "one frame"] if clips else []), "model"]
-        lines = [f"**{dataset}, {'clips' if clips else 'pictures'}** (n {rows[0]['n']})", ""]
+        head = [
+            "task",
+            "metric",
+            "n",
+            "chance",
+            "pixels",
+            *(["pixels, one frame", "one frame"] if clips else []),
+            "model",
+        ]
+        lines = [f"**{dataset}, {'clips' if clips else 'pictures'}**", ""]
         lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for row in rows:
             by_question = f", by question {row['commonest_by_question']:.3f}" if "commonest_by_question" in row else ""
-            cells = [title(row), row["metric"], number(row["chance"]) + by_question, number(row["floor"])]
+            cells = [
+                title(row),
+                row["metric"],
+                str(row["n"]),
+                number(row["chance"]) + by_question,
+                number(row["floor"]),
+            ]
             cells += [number(row["floor_one_frame"]), spread(row["one_frame"])] if clips else []
             lines.append("| " + " | ".join([*cells, f"**{spread(row['values'])}**"]) + " |")
         told.append("\n".join(lines))
