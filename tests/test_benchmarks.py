@@ -1,6 +1,8 @@
 """The two sides of each benchmark do the same work, on tiny shapes; no time is asserted."""
 
 import json
+import subprocess
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import common, generation, loader, momentum, search, train_step, video_encoder
+from benchmarks import checkpoint, common, generation, growth, loader, momentum, search, train_step, video_encoder
 from omnivl.data.sample import Batch
 from omnivl.model import VisualEncoder
 from omnivl.model.generation import Writer
+
+ROOT = Path(common.__file__).resolve().parents[1]
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -62,6 +66,25 @@ def test_the_share_of_momentum_is_a_part_of_a_step() -> None:
     assert row.is_share and 0 < row.ratio < 1
 
 
+def test_a_checkpoint_is_written_on_both_sides() -> None:
+    (row,) = checkpoint.measure(True, 1)
+    assert row.settings["megabytes"] > 1 and row.n == 1
+
+
+def test_growth_is_the_exponent_of_a_power() -> None:
+    assert growth.exponent([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
+    rows = growth.measure(True, 1)
+    assert [row.benchmark.split()[-1] for row in rows] == ["(exponent)"] * 4 and all(row.ours > 0 for row in rows)
+
+
+def test_make_bench_runs_every_benchmark() -> None:
+    shown = subprocess.run(["make", "-n", "bench"], capture_output=True, text=True, cwd=ROOT).stdout
+    pattern = next(line for line in shown.splitlines() if "benchmarks/*.py" in line)
+    assert "grep -l '^if __name__' benchmarks/*.py" in pattern
+    mains = {path.name for path in (ROOT / "benchmarks").glob("*.py") if "\nif __name__" in path.read_text()}
+    assert mains == {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"common.py", "__init__.py"}
+
+
 def test_all_searches_find_the_same() -> None:
     rows = search.measure(True, 1)
     assert [row.settings["recall_at_10"] >= 0.97 for row in rows] == [True, True]
@@ -89,7 +112,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> loader.Bench:
 def test_loaders_and_the_bare_loop_go_through_the_same_pictures_and_clips(bench: loader.Bench) -> None:
     def seen(batches: Iterable[Batch]) -> set[bytes]:
         found = [pixels.permute(0, 2, 3, 1).numpy().tobytes() for batch in batches for pixels in tensors(batch)]
-        assert len(found) == len(set(found))
+        assert set(Counter(found).values()) == {bench.shape.passes}
         return set(found)
 
     def tensors(batch: Batch) -> torch.Tensor:

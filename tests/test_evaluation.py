@@ -100,6 +100,10 @@ def test_batch_and_world_size_change_no_number(model: Path, data: str, tmp_path:
     assert {r.task for r in results} == set(TASKS) and len(bad) == 1 and "test5.png" in bad[0][1]
     counts = {r.task: r.n for r in results if r.settings.get("answer_type", "all") == "all"}
     assert counts == {"retrieval": 13, "classify": 13, "probe": 13, "caption": 13, "answer": 18}
+    for r in (r for r in results if r.items):
+        assert sum(r.items) / len(r.items) == pytest.approx(r.value) and len(r.items) == r.n, r.metric
+    itemised = {r.metric for r in results if r.items}
+    assert itemised == {"t2i_r1", "i2t_r1", "top1", "exact", "token_f1", "vqa_accuracy"}
     assert all(r.settings["bad"] == 1 for r in results), "what cannot be read is counted in every row"
     for size in (1, 7):
         again, _ = evaluate(*load_folder(model), replace(config, batch_size=size, token_memory=0.0))
@@ -173,6 +177,7 @@ def test_the_worlds_questions_need_no_file(model: Path, tmp_path: Path) -> None:
     kinds = {row["settings"]["answer_type"] for row in rows(tmp_path)}
     assert {"where does it lie", "how does it move", "what colour is it"} <= kinds
     assert run(model, tmp_path, *words, "--medium", "image") == 0
+    assert not any("items" in row for row in rows(tmp_path)), "what single items scored stands in no results file"
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ ROOMS: dict[str, set[str]] = {
         "distributed",
         "model",
         "data.media",
+        "data.remote",
         "data.windows",
         "data.facts",
         "data.transforms",

@@ -22,7 +22,7 @@ from omnivl.config import (
 from omnivl.data.sample import Batch
 from omnivl.model import OmniVL, save_weights
 from omnivl.tasks.pretrain import PretrainTask, TextTask
-from omnivl.train.checkpoint import RunFolder, checkpoint_steps
+from omnivl.train.checkpoint import RunFolder, SaveModel, checkpoint_steps, copy_to_host
 from omnivl.train.trainer import Stage, Trainer
 
 PAD, CLS, SEP, ENC, DEC, MASK, WORDS, VOCABULARY = 0, 1, 2, 3, 4, 5, 6, 40
@@ -107,9 +107,11 @@ class TinyRun:
             self.checkpoint = folder / f"checkpoints/step-{checkpoint_steps(folder)[-1]}"
         self.model = OmniVL.from_folder(self.checkpoint) if self.checkpoint else tiny_model(model)
         self.alter = alter
-        self.trainer = Trainer(
-            self.config, self.stage, lambda to: save_weights(self.model, to), self.folder, torch.device("cpu")
-        )
+        self.trainer = Trainer(self.config, self.stage, self.copy, self.folder, torch.device("cpu"))
+
+    def copy(self) -> SaveModel:
+        model = copy_to_host(self.model)
+        return lambda to: save_weights(model, to)
 
     def stage(self, number: int) -> Stage:
         config = self.config.stages[number]

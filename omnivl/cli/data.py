@@ -11,7 +11,8 @@ from omnivl.cli import sharding
 from omnivl.cli.common import new_command
 
 if TYPE_CHECKING:
-    from omnivl.data.annotations import Format, Item
+    from omnivl.data.annotations import Format
+    from omnivl.data.check import Look
 
 
 def add_commands(commands: Any) -> None:
@@ -28,6 +29,7 @@ def add_commands(commands: Any) -> None:
     )
     checked.add_argument("--root", help="where media paths start (default: the file's folder)")
     checked.add_argument("--split", default="train", help="(default: train)")
+    checked.add_argument("--workers", type=int, metavar="N", help="processes that decode (default: one a core)")
     checked.add_argument("--json", action="store_true", help="the whole report as JSON")
 
     sharding.add_shard(verbs)
@@ -76,11 +78,14 @@ def check(options: argparse.Namespace) -> int:
     from omnivl.data.check import check as check_data
     from omnivl.data.images import bad
 
-    def progress(items: "Iterable[Item]", total: int) -> "Iterable[Item]":
-        return track(items, "decoding", total=total, console=Console(stderr=True))
+    if options.workers is not None and options.workers < 0:
+        raise ValueError(f"--workers is {options.workers}, wanted 0 or more")
+
+    def progress(looks: "Iterable[Look]", total: int) -> "Iterable[Look]":
+        return track(looks, "decoding", total=total, console=Console(stderr=True))
 
     root = Path(options.root).expanduser() if options.root else None
-    report = check_data(options.data, root, options.split, progress)
+    report = check_data(options.data, root, options.split, progress, num_workers=options.workers)
     if options.json:
         document = {**dataclasses.asdict(report), "counts": report.counts}
         print(json.dumps(document, indent=2))

@@ -20,14 +20,21 @@ SHOWN = 20  # files that could not be read, named at the end of a run
 
 def add_commands(commands: Any) -> None:
     made = new_command(commands, "index", index, "make folders searchable; a second run reads only what changed")
-    made.add_argument("folders", metavar="FOLDER", nargs="*", help="default: the folders that are in the index")
+    made.add_argument(
+        "folders", metavar="FOLDER", nargs="*", help="or URLs (s3://bucket/photos); default: those in the index"
+    )
     made.add_argument("--window", type=float, metavar="S", help="seconds of a video that one vector is of (default: 4)")
     made.add_argument("--stride", type=float, metavar="S", help="seconds between windows (default: half a window)")
     made.add_argument(
-        "--backend", choices=["exact", "faiss"], help="faiss: an HNSW graph, for a million vectors or more"
+        "--backend",
+        choices=["exact", "faiss"],
+        help="faiss: an HNSW graph (in Milvus its own), for a million vectors or more",
     )
     made.add_argument("--prune", action="store_true", help="forget files also where their folder is gone or empty")
     made.add_argument("--rebuild", action="store_true", help="for another model or other windows, in place of the old")
+    made.add_argument(
+        "--engine", choices=["ray"], help="ray: embed on the workers of a Ray cluster (RAY_ADDRESS), or of this machine"
+    )
     made.add_argument("--errors", action="store_true", help="list the files that could not be read, and why")
     add_index(made)
 
@@ -67,24 +74,21 @@ def add_commands(commands: Any) -> None:
 
 def add_index(made: argparse.ArgumentParser) -> None:
     made.add_argument(
-        "--index", metavar="DIR", help="where the index is (default: OMNIVL_INDEX, else $XDG_DATA_HOME/omnivl/index)"
+        "--index",
+        metavar="DIR",
+        help="where the index is: a folder, milvus:FILE.db or milvus:http://HOST:PORT (default: OMNIVL_INDEX, else "
+        "$XDG_DATA_HOME/omnivl/index)",
     )
     made.add_argument("--model", help="a model folder or hub repository (default: the index's own, else OMNIVL_MODEL)")
     add_device(made)
 
 
-def index_folder(options: argparse.Namespace) -> Path:
-    from omnivl.inference.identity import default_folder
-
-    return Path(options.index).expanduser() if options.index else default_folder()
-
-
 def load_model(options: argparse.Namespace) -> Any:
     """The model named, else the index's own, else that of the environment."""
+    from omnivl.inference.milvus import known_index
     from omnivl.inference.pipeline import load
-    from omnivl.inference.store import read_description
 
-    known = None if options.model else read_description(index_folder(options))
+    known = None if options.model else known_index(options.index)
     return load(known.model if known else model_name(options), device=options.device)
 
 
@@ -99,6 +103,7 @@ def plain_warnings() -> None:
 def index(options: argparse.Namespace) -> int:
     if options.errors:
         return errors(options)
+    from omnivl.inference.bulk import EngineError
     from omnivl.inference.media_index import MediaIndex
 
     plain_warnings()
@@ -107,14 +112,18 @@ def index(options: argparse.Namespace) -> int:
         made = MediaIndex.build(
             options.folders,
             model,
-            index=index_folder(options),
+            index=options.index,
             seconds=options.window,
             stride=options.stride,
             backend=options.backend,
             prune=options.prune,
             rebuild=options.rebuild,
+            engine=options.engine,
             progress=Progress(),
         )
+    except EngineError as error:
+        print(f"omnivl: {error}; what was embedded is in the index", file=sys.stderr)
+        return 1
     except OSError as error:  # of the index: what is wrong with a file is in the report
         print(f"omnivl: the index cannot be written ({error.strerror}); what it had stays", file=sys.stderr)
         return 1
@@ -139,9 +148,10 @@ def index(options: argparse.Namespace) -> int:
 
 
 def errors(options: argparse.Namespace) -> int:
+    from omnivl.inference.milvus import located
     from omnivl.inference.store import Store, read_description
 
-    folder = index_folder(options)
+    folder, _ = located(options.index)
     known = read_description(folder)
     if known is None:
         raise ConfigError(f"there is no index in {folder}: make one with `omnivl index FOLDER`")
@@ -184,12 +194,12 @@ def search(options: argparse.Namespace) -> int:
     model = load_model(options)
     failed = False
     if options.folder and not options.no_update:
-        opened = MediaIndex.build(options.folder, model, index=index_folder(options), progress=Progress())
+        opened = MediaIndex.build(options.folder, model, index=options.index, progress=Progress())
         assert opened.report is not None
         tell(opened.report)
         failed = bool(opened.report.failed)
     else:
-        opened = MediaIndex.open(index_folder(options), model)
+        opened = MediaIndex.open(options.index, model)
     query = Path(options.query) if Path(options.query).is_file() else options.query
     found = opened.find(query, options.top, filters=filters, rerank=options.rerank, min_match=options.min_match)
     if options.json:

@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from omnivl.cli.common import new_command
-from omnivl.cli.searching import add_index, index_folder
+from omnivl.cli.searching import add_index
 
 
 def add_commands(commands: Any) -> None:
@@ -27,6 +27,6 @@ def serve(options: argparse.Namespace) -> int:
         raise ModuleNotFoundError('serving needs FastAPI: pip install "omnivl[serve]"') from None
     from omnivl.inference.media_index import MediaIndex
 
-    index = MediaIndex.open(index_folder(options), options.model, device=options.device)
+    index = MediaIndex.open(options.index, options.model, device=options.device)
     run(index, options.host, options.port, options.token or os.environ.get("OMNIVL_TOKEN"))
     return 0

@@ -100,6 +100,7 @@ class TaskConfig:
     univlc_weight: float = 1.0
     vlm_weight: float = 1.0
     lm_weight: float = 1.0
+    contrast: Literal["univlc", "infonce"] = "univlc"  # infonce: a sample has no positive but itself
     bank_size: int = 57600  # vectors in each memory bank; 0: none
     momentum: float = 0.995
     momentum_warmup: bool = False  # min(momentum, 1 - 1 / (step + 2)): short runs want it

@@ -8,18 +8,23 @@ import hashlib
 import os
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch.utils.data import DataLoader, Dataset
+
 from omnivl.data.annotations import FORMATS, Annotations, Item, Problem
+from omnivl.data.loader import follow_the_parent
 from omnivl.data.media import kind, read_image, read_video, resolve
 from omnivl.data.sample import BadSample
 from omnivl.data.shards import open_shards
 
 NUM_FRAMES = 4  # of a clip that must decode
+MANY = 200  # items for which starting workers is worth it
 
-Progress = Callable[[Iterable[Item], int], Iterable[Item]]  # shows how far it is while items pass through
+Look = tuple[str, "list[Problem]"]  # the medium of an item ("" where it does not decode), what is wrong with its file
+Progress = Callable[[Iterable[Look], int], Iterable[Look]]  # shows how far it is while they pass through
 
 
 @dataclass
@@ -41,9 +46,12 @@ class Report:
         return dict(Counter(problem.kind for problem in self.problems).most_common())
 
 
-def check(data: str, root: Path | None, split: str, progress: Progress) -> Report:
-    """Everything that is wrong with the data set FORMAT:FILE. Raises ValueError (one sentence) where it cannot be read
-    at all."""
+def check(data: str, root: Path | None, split: str, progress: Progress, *, num_workers: int | None = None) -> Report:
+    """Everything that is wrong with the data set FORMAT:FILE. Its media are decoded by this process (0) or by workers;
+    by default one a core, where there are enough items for it.
+
+    Raises ValueError (one sentence) where it cannot be read at all, or a decoder takes its worker with it.
+    """
     name, _, path = data.partition(":")
     if name not in (*FORMATS, "shards") or not path:
         raise ValueError(
@@ -56,8 +64,9 @@ def check(data: str, root: Path | None, split: str, progress: Progress) -> Repor
         annotations = FORMATS[name](Path(path).expanduser(), root, split, on_error="collect")
     media: Counter[str] = Counter()
     problems = annotations.problems
-    for item in progress(annotations.items, len(annotations.items)):
-        medium, found = look(item)
+    if num_workers is None:
+        num_workers = (os.cpu_count() or 1) if len(annotations.items) >= MANY else 0
+    for medium, found in progress(looks(annotations.items, num_workers), len(annotations.items)):
         problems += found
         media.update([medium] if medium else [])
     problems += same_files(annotations.items)
@@ -72,8 +81,34 @@ def of_shards(pattern: str) -> Annotations:
     return Annotations(list(shards), shards.dropped, problems)
 
 
-def look(item: Item) -> tuple[str, list[Problem]]:
-    """The medium of an item ("" where it does not decode) and what is wrong with its file."""
+class Looks(Dataset[Look]):
+    """A `look` at each item."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, place: int) -> Look:
+        return look(self.items[place])
+
+
+def looks(items: Sequence[Item], num_workers: int) -> Iterator[Look]:
+    """A look at each item, in order."""
+    loader = DataLoader(Looks(items), batch_size=None, num_workers=num_workers, worker_init_fn=follow_the_parent)
+    try:
+        yield from loader
+    except RuntimeError as error:  # a decoder's own crash
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise ValueError(
+            "a process that decodes media ended: a damaged file may have crashed its decoder, or memory is short; "
+            "check with --workers 0 to see at which item"
+        ) from None
+
+
+def look(item: Item) -> Look:
     if not item.content and not os.path.exists(resolve(item.media)):
         return "", [problem("missing media", item, f"{item.media}: no such file")]
     spanned = item.start is not None or item.end is not None

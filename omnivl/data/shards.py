@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import overload
 
@@ -25,6 +26,7 @@ from omnivl.data.tar import Member, descriptor, filesystem, is_url, read_at
 log = logging.getLogger(__name__)
 
 NAMED = 5  # things listed in a message
+AT_ONCE = 8  # shards whose indexes are read or built side by side
 
 
 class Shards(Sequence[Item]):
@@ -113,14 +115,19 @@ def open_shards(pattern: str, *, strict: bool = False) -> Shards:
     tars, indexes = [], []
     missing: list[str] = []
     descriptor.cache_clear()  # a tar may have been replaced since it was last read
-    for tar in matches(pattern):
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # which wait for disks and hosts rather than for each other
+        pending = [(tar, pool.submit(index_of, tar)) for tar in matches(pattern)]
         try:
-            indexes.append(index_of(tar))
-            tars.append(tar)
-        except FileNotFoundError:
-            missing.append(tar)
-        except OSError as error:
-            raise ValueError(f"{tar} cannot be read: {error.strerror or error}") from None
+            for tar, made in pending:
+                try:
+                    indexes.append(made.result())
+                    tars.append(tar)
+                except FileNotFoundError:
+                    missing.append(tar)
+                except OSError as error:
+                    raise ValueError(f"{tar} cannot be read: {error.strerror or error}") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
     if not tars:
         raise ValueError(f"no shard is there: {some(missing)}")
     told = [f"{len(missing)} of {len(missing) + len(tars)} shards are missing: {some(missing)}"] if missing else []

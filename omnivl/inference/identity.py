@@ -19,8 +19,12 @@ def default_folder() -> Path:
     """OMNIVL_INDEX, else omnivl/index where the user's data live."""
     if named := os.environ.get("OMNIVL_INDEX"):
         return Path(named).expanduser()
+    return data_folder() / "index"
+
+
+def data_folder() -> Path:
     data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "omnivl" / "index"
+    return (Path(data) if data else Path.home() / ".local" / "share") / "omnivl"
 
 
 def describe(
@@ -65,7 +69,7 @@ def fingerprint(pipeline: Pipeline) -> str:
     return digest.hexdigest()
 
 
-def refuse_another(folder: Path, known: Description, wanted: Description) -> None:
+def refuse_another(folder: Path | str, known: Description, wanted: Description) -> None:
     """Raises ValueError where an index cannot be gone on with, naming both and the command that makes it anew."""
     command = f"omnivl index --rebuild --index {shlex.quote(str(folder))} --model {shlex.quote(wanted.model)}"
     if known.fingerprint != wanted.fingerprint:

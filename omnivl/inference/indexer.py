@@ -11,7 +11,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from omnivl.data.media import BadSample, find_media, resolve
+from omnivl.data.remote import is_url, list_media, spelt
+from omnivl.inference.bulk import read_bulk
 from omnivl.inference.filters import below
 from omnivl.inference.pipeline import Pipeline
 from omnivl.inference.reader import ALWAYS, End, File, Reader
@@ -37,10 +41,19 @@ class Report:
     kept: list[str] = field(default_factory=list)  # sentences on folders whose files are not forgotten, and why
 
 
-def update(writer: Writer, pipeline: Pipeline, roots: Sequence[Path], *, prune: bool, progress: Progress) -> Report:
+def update(
+    writer: Writer,
+    pipeline: Pipeline,
+    roots: Sequence[str],
+    *,
+    prune: bool,
+    progress: Progress,
+    engine: str | None = None,
+) -> Report:
     """Bring the index up to date with the roots; files elsewhere stay as they are. What cannot be read is reported.
 
     `prune`: forget files too where their folder is gone or empty, as it is when a disk is not mounted.
+    `engine`: ray, for workers on other machines (`omnivl.inference.bulk`).
     """
     report = Report()
     with writer.transaction():
@@ -63,10 +76,17 @@ def update(writer: Writer, pipeline: Pipeline, roots: Sequence[Path], *, prune: 
             "WHERE content = contents.id) END FROM contents"
         )
     )
-    storing = Storing(writer, pipeline, (digest for digest, count in known.items() if count < 0))
+    settings = writer.description.settings
+    messages = (
+        read_bulk(pipeline, settings, known, new)
+        if engine == "ray"
+        else Reader(pipeline, settings, known, THREADS).read(new)
+    )
+    embed = np.stack if engine == "ray" else pipeline.embed  # their parts are vectors already
+    storing = Storing(writer, embed, (digest for digest, count in known.items() if count < 0))
     total, done, read = sum(file.size for file in new), 0, 0
     progress(0, len(new), 0, total)
-    with closing(Reader(pipeline, writer.description.settings, known, THREADS).read(new)) as messages:
+    with closing(messages):
         for message in messages:
             storing.take(message)
             if isinstance(message, End):
@@ -81,24 +101,33 @@ def update(writer: Writer, pipeline: Pipeline, roots: Sequence[Path], *, prune: 
     return report
 
 
-def roots_of(folders: Sequence[str | Path], known: Sequence[str]) -> tuple[list[Path], list[tuple[str, str]]]:
-    """The folders to walk, and those refused with the reason: what is no folder and never was one of the index's."""
-    roots: list[Path] = []
+def roots_of(folders: Sequence[str | Path], known: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The folders and URLs to walk, and those refused with the reason: no folder, and never one of the index's."""
+    roots: list[str] = []
     refused: list[tuple[str, str]] = []
     for folder in folders:
-        root = resolve(Path(folder).expanduser().absolute())
-        if os.path.isdir(root) or str(root) in known:
+        if is_url(str(folder)):
+            roots.append(spelt(str(folder)))
+            continue
+        root = str(resolve(Path(folder).expanduser().absolute()))
+        if os.path.isdir(root) or root in known:
             roots.append(root)
         else:
-            refused.append((str(root), "is not a folder" if os.path.lexists(root) else "no such folder"))
+            refused.append((root, "is not a folder" if os.path.lexists(root) else "no such folder"))
     return roots, refused
 
 
-def files_below(root: Path, index: Path, report: Report) -> list[File]:
+def files_below(root: str, index: Path, report: Report) -> list[File]:
+    if is_url(root):
+        try:
+            return [File(os.fsencode(url), size, mtime) for url, size, mtime in list_media(root)]
+        except OSError as error:
+            report.failed.append((root, f"cannot be listed ({error.strerror or error})"))
+            return []
     try:
         paths = find_media(root)
     except BadSample as error:
-        report.failed.append((str(root), str(error).removeprefix(f"{root}: ")))
+        report.failed.append((root, str(error).removeprefix(f"{root}: ")))
         return []
     files = []
     for path in paths:
@@ -131,13 +160,13 @@ def not_now(retry: str | None, here: Sequence[str]) -> bool:
     return retry != ALWAYS and retry not in here
 
 
-def forget(writer: Writer, root: Path, found: set[bytes], report: Report, *, keep: bool) -> None:
+def forget(writer: Writer, root: str, found: set[bytes], report: Report, *, keep: bool) -> None:
     """Files below `root` that are gone leave the index, or stay in it where `keep` says so."""
     first, last = below(root)
     rows = writer.execute("SELECT id, path FROM files WHERE path >= ? AND path < ?", (first, last))
     gone = [(number, path) for number, path in rows if path not in found]
     if gone and keep:
-        state = "is empty" if root.is_dir() else "is not there"
+        state = "is empty" if os.path.isdir(root) else "is not there"
         report.kept.append(f"{root} {state}: {len(gone)} files below it stay in the index; --prune forgets them")
         return
     gone = [(number, path) for number, path in gone if not hidden_from_us(path)]

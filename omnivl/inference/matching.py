@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from omnivl.data.media import BadSample, read_video
+from omnivl.data.remote import on_disk
 from omnivl.data.transforms import prepare
 from omnivl.inference.inputs import Loaded
 from omnivl.inference.pipeline import BATCH, Pipeline
@@ -73,7 +74,7 @@ class Matcher:
             try:
                 loaded.append(self.read(candidate))
                 new.append(number)
-            except BadSample:
+            except (BadSample, OSError):
                 continue
         for number, tokens in zip(new, self.pipeline.visual_tokens(loaded), strict=True):
             found[number] = tokens
@@ -81,9 +82,10 @@ class Matcher:
         return found
 
     def read(self, candidate: Candidate) -> Loaded:
-        if candidate.start is None:
-            return self.pipeline.read(candidate.path)
-        clip = read_video(candidate.path, self.num_frames, candidate.start, candidate.end)
+        with on_disk(candidate.path) as path:
+            if candidate.start is None:
+                return self.pipeline.read(path)
+            clip = read_video(path, self.num_frames, candidate.start, candidate.end)
         config = self.pipeline.config
         return Loaded(prepare(clip.frames, config.vision.image_size, config.interpolation), clip.times)
 

@@ -13,6 +13,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from omnivl.data.remote import is_url
 from omnivl.inference import indexer
+from omnivl.inference.bulk import import_ray
+from omnivl.inference.filling import Filler
 from omnivl.inference.filters import Filters
-from omnivl.inference.identity import default_folder, describe, refuse_another
+from omnivl.inference.identity import describe, refuse_another
 from omnivl.inference.indexer import Progress, Report
 from omnivl.inference.inputs import Loaded
 from omnivl.inference.matching import Candidate, Matcher
+from omnivl.inference.milvus import Collection, known_index, located, shown
 from omnivl.inference.pipeline import Pipeline, load
 from omnivl.inference.search import Exact, Graph, Searcher, grow_graph
 from omnivl.inference.store import Store, Writer, read_description
@@ -59,7 +64,7 @@ class Found:
 class MediaIndex:
     """Use `MediaIndex.build` to make one or bring it up to date, `MediaIndex.open` to search one as it is."""
 
-    def __init__(self, store: Store, pipeline: Pipeline, report: Report | None = None) -> None:
+    def __init__(self, store: Store | Collection, pipeline: Pipeline, report: Report | None = None) -> None:
         self.store, self.pipeline = store, pipeline
         self.report = report  # of the run that built it
         self.matcher = Matcher(pipeline, store.description.settings.num_frames)
@@ -78,29 +83,39 @@ class MediaIndex:
         backend: str | None = None,
         prune: bool = False,
         rebuild: bool = False,
+        engine: str | None = None,
         progress: Progress = lambda *_: None,
     ) -> "MediaIndex":
         """Index what is new in the folders, forget what is gone, and open the index.
 
         Args:
-            folders: one or many; none: those of the index.
-            index: where it is or will be; None: see `default_folder`.
+            folders: one or many, or URLs that fsspec can list; none: those of the index.
+            index: the folder where it is or will be, or milvus:FILE.db, or milvus:http://HOST:PORT; None: OMNIVL_INDEX,
+                else omnivl/index where the user's data live.
             seconds, stride: of the windows of videos; None: as the index has them, else 4 and half the length.
-            backend: exact, or faiss; None: as the index has it, else exact.
+            backend: exact, or faiss (a graph; in Milvus its own); None: as the index has it, else exact.
             prune: forget files of folders that are gone or empty, too.
             rebuild: where the index is of another model or other windows, make a new one in its place; the old one
                 stays until that is whole.
+            engine: ray, to embed on the workers of a cluster (RAY_ADDRESS) or of this machine; None: in this process.
 
         Raises:
             ValueError: the index is of another model or other windows, or is being written to; none of the folders
                 is one.
         """
-        folder = default_folder() if index is None else Path(index).expanduser()
+        folder, uri = located(index)
+        if engine == "ray":
+            import_ray()  # or say at once that it is missing
+        elif engine is not None:
+            raise ValueError(f"an engine is ray or none, got {engine!r}")
+        if uri:
+            with closing(Filler(uri)) as collection:  # not kept open: others may search while this reads
+                collection.check_owner(folder)
         pipeline = model if isinstance(model, Pipeline) else load(model)
         known = read_description(folder)
         wanted = describe(pipeline, known.settings if known else None, seconds, stride, backend)
         if known is not None and not rebuild:
-            refuse_another(folder, known, wanted)
+            refuse_another(shown(uri) if uri else folder, known, wanted)
         many = [folders] if isinstance(folders, (str, Path)) else list(folders)
         stored: list[str] = []
         if known is not None:
@@ -115,14 +130,17 @@ class MediaIndex:
             raise ValueError("; ".join(f"{path}: {reason}" for path, reason in refused))
         writer = Writer(folder, wanted)
         try:
-            report = indexer.update(writer, pipeline, roots, prune=prune, progress=progress)
+            report = indexer.update(writer, pipeline, roots, prune=prune, progress=progress, engine=engine)
             report.failed = refused + report.failed
-            if wanted.settings.backend == "faiss":
+            if uri:
+                with closing(Filler(uri)) as collection:
+                    report.failed += collection.fill(writer)
+            elif wanted.settings.backend == "faiss":
                 grow_graph(graph_path(writer), writer.vectors(), keep=True)
             writer.publish()
         finally:
             writer.close()
-        return cls(Store(folder, wanted), pipeline, report)
+        return cls(Collection(uri) if uri else Store(folder, wanted), pipeline, report)
 
     @classmethod
     def open(
@@ -130,13 +148,14 @@ class MediaIndex:
     ) -> "MediaIndex":
         """An index as it is, with its own model where none is given. Raises ValueError where there is none, or it is of
         another model."""
-        folder = default_folder() if index is None else Path(index).expanduser()
-        known = read_description(folder)
+        folder, uri = located(index)
+        place = shown(uri) if uri else folder
+        known = known_index(index)
         if known is None:
-            raise ValueError(f"there is no index in {folder}: make one with `omnivl index FOLDER`")
+            raise ValueError(f"there is no index in {place}: make one with `omnivl index FOLDER`")
         pipeline = model if isinstance(model, Pipeline) else load(model or known.model, device=device)
-        refuse_another(folder, known, describe(pipeline, known.settings))
-        return cls(Store(folder, known), pipeline)
+        refuse_another(place, known, describe(pipeline, known.settings))
+        return cls(Collection(uri) if uri else Store(folder, known), pipeline)
 
     def close(self) -> None:
         self.store.close()
@@ -213,6 +232,9 @@ class MediaIndex:
 
     def candidates(self, vector: np.ndarray, count: int, filters: Filters) -> list[Result]:
         """The nearest `count` files that are still there."""
+        if isinstance(self.store, Collection):
+            hits = self.store.nearest(vector, count, filters)
+            return [Result(hit.path, hit.kind, hit.score, "cosine", hit.start, hit.end, hit.file) for hit in hits]
         vectors, rows, files = self.select(filters)
         allowed = np.unique(rows)
         results: dict[int, Result] = {}
@@ -229,18 +251,20 @@ class MediaIndex:
 
     def result(self, file: int, row: int, score: float) -> Result | None:
         """None where the file has been deleted, or was another one when it was looked at."""
+        assert isinstance(self.store, Store)
         found = self.store.execute(
             "SELECT path, kind, start, windows.end FROM files JOIN contents ON contents.id = files.content "
             "JOIN windows ON windows.content = contents.id WHERE files.id = ? AND row = ?",
             (file, row),
         )
-        if not found or not os.path.isfile(found[0][0]):
+        if not found or not (is_url(os.fsdecode(found[0][0])) or os.path.isfile(found[0][0])):
             return None
         path, kind, start, end = found[0]
         return Result(os.fsdecode(path), kind, score, "cosine", start, end, file)
 
     def select(self, filters: Filters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Vectors, and the rows and files that may be found, kept until the index changes."""
+        assert isinstance(self.store, Store)
         state, selected = (filters, self.store.changes()), self._selected
         if selected is None or selected[0] != state:
             vectors, pairs = self.store.snapshot(*filters.query())
@@ -249,6 +273,7 @@ class MediaIndex:
         return selected[1:]
 
     def searcher(self, vectors: np.ndarray) -> Searcher:
+        assert isinstance(self.store, Store)
         if self.store.description.settings.backend == "exact":
             return Exact(vectors)
         path = graph_path(self.store)

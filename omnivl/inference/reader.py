@@ -13,8 +13,11 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from omnivl.data.facts import Facts, read_facts
 from omnivl.data.media import BadSample, kind
+from omnivl.data.remote import on_disk
 from omnivl.data.windows import read_windows
 from omnivl.inference.inputs import Loaded
 from omnivl.inference.pipeline import BATCH, Pipeline
@@ -35,11 +38,11 @@ class File:
 
 @dataclass(frozen=True)
 class Part:
-    """One vector to be: a picture or a window."""
+    """One vector to be: a picture or a window; or the vector (E,), where it was made elsewhere."""
 
     content: "Content"
     number: int
-    loaded: Loaded
+    loaded: Loaded | np.ndarray
     start: float | None
     end: float | None
 
@@ -131,7 +134,13 @@ class Reader:
             self.put(error)
 
     def parts(self, file: File) -> Iterator[Message]:
-        path = os.fsdecode(file.path)
+        try:
+            with on_disk(os.fsdecode(file.path)) as path:
+                yield from self.parts_of(file, path)
+        except OSError as error:  # a URL that could not be fetched
+            yield End(file, b"", error=f"cannot be opened ({error.strerror or error})", retry=ALWAYS)
+
+    def parts_of(self, file: File, path: str) -> Iterator[Message]:
         try:
             digest = content_hash(path)
         except OSError as error:

@@ -171,6 +171,15 @@ class Store:
     def roots(self) -> list[str]:
         return [os.fsdecode(path) for (path,) in self.execute("SELECT path FROM roots ORDER BY path")]
 
+    def count(self) -> int:
+        """Files that can be found."""
+        return self.execute("SELECT count(*) FROM files WHERE content IS NOT NULL")[0][0]
+
+    def path_of(self, file: int) -> str | None:
+        """None where there is no such file."""
+        found = self.execute("SELECT path FROM files WHERE id = ? AND content IS NOT NULL", (file,))
+        return os.fsdecode(found[0][0]) if found else None
+
     def errors(self) -> list[tuple[str, str]]:
         """(path, reason) of the files that could not be read."""
         rows = self.execute("SELECT path, error FROM files WHERE error IS NOT NULL ORDER BY path")

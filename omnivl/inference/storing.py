@@ -4,13 +4,13 @@ A content (a file's bytes) is done when it has been read to its end and none of 
 it wait for that. The paper (OmniVL, arXiv 2209.07526) says nothing about indexes: all of this is ours.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-from omnivl.inference.pipeline import BATCH, Pipeline
+from omnivl.inference.pipeline import BATCH
 from omnivl.inference.reader import Content, End, File, Part
 from omnivl.inference.store import Writer
 
@@ -33,10 +33,11 @@ UPDATE contents SET done = 1, duration = (SELECT max(end) FROM windows WHERE con
 
 
 class Storing:
-    """Takes messages of the reader. `done`: hashes whose vectors are all in the index."""
+    """Takes messages of the reader. `embed`: what is loaded of a batch of parts -> vectors (N, E); `done`: hashes whose
+    vectors are all in the index."""
 
-    def __init__(self, writer: Writer, pipeline: Pipeline, done: Iterable[bytes]) -> None:
-        self.writer, self.pipeline, self.done = writer, pipeline, set(done)
+    def __init__(self, writer: Writer, embed: Callable[[list[Any]], np.ndarray], done: Iterable[bytes]) -> None:
+        self.writer, self.vectors_of, self.done = writer, embed, set(done)
         self.batches: dict[str, list[Part]] = {medium: [] for medium in BATCH}
         self.waiting: dict[bytes, list[File]] = {}  # copies of what is being read
         self.refused: dict[bytes, End] = {}
@@ -80,7 +81,7 @@ class Storing:
         parts, self.batches[medium] = self.batches[medium], []
         if not parts:
             return
-        vectors = self.pipeline.embed([part.loaded for part in parts])
+        vectors = self.vectors_of([part.loaded for part in parts])
         finite = np.isfinite(vectors).all(1)
         with self.writer.transaction():
             self.apply()

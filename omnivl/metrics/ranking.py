@@ -27,6 +27,13 @@ def recall_at_k(scores: Tensor, targets: Targets, ks: Sequence[int] = (1, 5, 10)
     return {k: hit_rates(before, tied, own, k).mean().item() for k in ks}
 
 
+def hits_at_k(scores: Tensor, targets: Targets, k: int) -> Tensor:
+    """What each query adds to `recall_at_k`: (Q,) float64 in [0, 1]. Takes and raises what it does."""
+    if k < 1:
+        raise ValueError(f"recall at {k} means nothing: K must be 1 or more")
+    return hit_rates(*places(scores, targets), k)
+
+
 def median_rank(scores: Tensor, targets: Targets) -> float:
     """Median over the queries of the rank, from 1, at which the first of their own items is expected; ties share.
 

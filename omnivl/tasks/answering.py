@@ -94,10 +94,10 @@ def score_answers(
     for kind in ("", *kinds):
         part = [(question, text) for question, text in known if kind in ("", question.kind)]
         (commonest,) = commonest_answers([question for question, _ in part], 1)
-        values = (score(part), score([(question, commonest) for question, _ in part]))
-        value, chance = (sum(each) / len(part) for each in values)
+        items, guessed = score(part), score([(question, commonest) for question, _ in part])
+        value, chance = (sum(each) / len(part) for each in (items, guessed))
         told = {**settings, "answer_type": kind or "all", "bad": len(gallery.bad)}
-        results.append(gallery_result(gallery, "answer", metric, value, len(part), chance, told))
+        results.append(gallery_result(gallery, "answer", metric, value, len(part), chance, told, items))
     return results
 
 

@@ -2,7 +2,7 @@
 (momentum copies, banks, auxiliary heads) that the saved model must not hold. The trainer knows nothing else of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,7 @@ class Result:
     n: int
     chance: float | None
     settings: dict[str, Any]
+    items: tuple[float, ...] = ()  # what each item scored, whose mean is the value; studies pair them, no file of ours
 
 
 def gallery_result(
@@ -93,6 +94,7 @@ def gallery_result(
     n: int,
     chance: float | None,
     settings: Mapping[str, Any],
+    items: Iterable[float] = (),
 ) -> Result:
     told = {"medium": gallery.medium, **settings}
-    return Result(task, gallery.name, gallery.split, metric, value, n, chance, told)
+    return Result(task, gallery.name, gallery.split, metric, value, n, chance, told, tuple(items))

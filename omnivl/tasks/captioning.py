@@ -66,37 +66,52 @@ def write_captions(
 
 
 def score_captions(gallery: Gallery, written: list[str], settings: dict[str, Any]) -> list[Result]:
-    """exact, token_f1, the metrics of the field where they can run (else they are named), and for the world's clips
-    motion_word: the share whose motion word is right.
+    """What `score_words` gives, and the metrics of the field where they can run (else they are named).
+
+    Raises ValueError where an item has no caption with words.
+    """
+    results = score_words(gallery, written, settings)
+    (known, guessed), not_run = caption_metrics([written, captions_of_others(gallery)], gallery.captions)
+    settings = {**settings, "bad": len(gallery.bad)}
+    results += [
+        gallery_result(gallery, "caption", metric, value, len(gallery), guessed[metric], settings)
+        for metric, value in known.items()
+    ]
+    return results + [
+        gallery_result(gallery, "caption", metric, None, len(gallery), None, {**settings, "not_run": reason})
+        for metric, reason in not_run.items()
+    ]
+
+
+def score_words(gallery: Gallery, written: list[str], settings: dict[str, Any]) -> list[Result]:
+    """exact, token_f1, and for the world's clips motion_word: the share whose motion word is right.
 
     Raises ValueError where an item has no caption with words.
     """
     for key, own in zip(gallery.keys, gallery.captions, strict=True):
         if not own or not all(words(text) for text in own):
             raise ValueError(f"{gallery.name}: {key} has a caption without words, which nothing can be scored by")
-    # what a model that says another item's caption would get
-    others = [gallery.captions[(i + 1 + len(gallery) // 2) % len(gallery)][0] for i in range(len(gallery))]
-    values: list[tuple[str, float, float | None]] = [
-        ("exact", exact_match(written, gallery.captions), exact_match(others, gallery.captions)),
-        ("token_f1", token_f1(written, gallery.captions), token_f1(others, gallery.captions)),
-    ]
-    (known, guessed), not_run = caption_metrics([written, others], gallery.captions)
-    values += [(metric, value, guessed[metric]) for metric, value in known.items()]
+    others, pairs = captions_of_others(gallery), list(zip(written, gallery.captions, strict=True))
+    found = {
+        metric: ([score([text], [own]) for text, own in pairs], score(others, gallery.captions))
+        for metric, score in (("exact", exact_match), ("token_f1", token_f1))
+    }
     if gallery.motions:
-        right = sum(
-            word_of(own[0], motion) in text.split()
-            for text, own, motion in zip(written, gallery.captions, gallery.motions, strict=True)
-        )
-        values.append(("motion_word", right / len(gallery), 1 / len(set(gallery.motions))))
+        right = [
+            float(word_of(own[0], motion) in text.split())
+            for (text, own), motion in zip(pairs, gallery.motions, strict=True)
+        ]
+        found["motion_word"] = right, 1 / len(set(gallery.motions))
     settings = {**settings, "bad": len(gallery.bad)}
-    results = [
-        gallery_result(gallery, "caption", metric, value, len(gallery), chance, settings)
-        for metric, value, chance in values
+    return [
+        gallery_result(gallery, "caption", metric, sum(items) / len(items), len(items), chance, settings, items)
+        for metric, (items, chance) in found.items()
     ]
-    return results + [
-        gallery_result(gallery, "caption", metric, None, len(gallery), None, {**settings, "not_run": reason})
-        for metric, reason in not_run.items()
-    ]
+
+
+def captions_of_others(gallery: Gallery) -> list[str]:
+    """What a model that says another item's caption would say."""
+    return [gallery.captions[(i + 1 + len(gallery) // 2) % len(gallery)][0] for i in range(len(gallery))]
 
 
 def word_of(caption: str, motion: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from omnivl import distributed
 from omnivl.config import TaskConfig
 from omnivl.data.sample import Batch, Gallery, label_key
-from omnivl.metrics import mean_per_class_accuracy, top_k_accuracy
+from omnivl.metrics import hits_at_k, mean_per_class_accuracy, top_k_accuracy
 from omnivl.model import OmniVL, Visual
 from omnivl.prompts import fill, label_prompts
 from omnivl.tasks.base import Losses, Result, Task, gallery_result
@@ -112,7 +112,9 @@ def score_classes(
         "top5": (top_k_accuracy(scores, targets, 5), min(1.0, 5 / len(labels))),
         "mean_per_class": (mean_per_class_accuracy(scores, targets), 1 / len(labels)),
     }
+    items = {"top1": hits_at_k(scores, targets[:, None].tolist(), 1).tolist()}
+    settings = {**settings, "bad": len(gallery.bad)}
     return [
-        gallery_result(gallery, task, metric, value, len(gallery), chance, {**settings, "bad": len(gallery.bad)})
+        gallery_result(gallery, task, metric, value, len(gallery), chance, settings, items.get(metric, ()))
         for metric, (value, chance) in values.items()
     ]

@@ -91,10 +91,11 @@ class PretrainTask(Task):
     ) -> Tensor:
         """UniVLC of unit vectors (B, E) against the momentum vectors of all ranks' batches and the bank."""
         slow_visual, slow_text = slow
+        labels = batch.labels if self.config.contrast == "univlc" else self.own_labels(batch)
         fresh = (
             distributed.gather(slow_visual),
             distributed.gather(slow_text),
-            distributed.gather(batch.labels),
+            distributed.gather(labels),
         )
         self.waiting.append(fresh)
         alpha = self.config.distill_alpha
@@ -103,7 +104,7 @@ class PretrainTask(Task):
         loss = univlc_loss(
             visual,
             text,
-            batch.labels,
+            labels,
             torch.cat([fresh[0], self.bank.visual]),
             torch.cat([fresh[1], self.bank.text]),
             torch.cat([fresh[2], self.bank.labels]),
@@ -114,6 +115,11 @@ class PretrainTask(Task):
             alpha=alpha,
         )
         return distributed.share(loss.sum(), len(loss))
+
+    def own_labels(self, batch: Batch) -> Tensor:
+        """(B,) labels that no other sample has: how many were seen before it. UniVLC is plain InfoNCE with them."""
+        before = int(self.bank.pushed) + sum(len(labels) for _, _, labels in self.waiting)
+        return before + distributed.rank() * len(batch) + torch.arange(len(batch), device=batch.labels.device)
 
     def match(
         self, batch: Batch, visual: Visual, text: Tensor, context: CrossKV, step: int, micro: int

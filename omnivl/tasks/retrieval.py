@@ -16,7 +16,7 @@ from torch import Tensor
 
 from omnivl import distributed
 from omnivl.data.sample import Gallery
-from omnivl.metrics import median_rank, recall_at_k, words
+from omnivl.metrics import hits_at_k, median_rank, recall_at_k, words
 from omnivl.model import OmniVL
 from omnivl.model.rerank import SCORE, behind, candidates, match_log_probability
 from omnivl.tasks.base import Result, gallery_result
@@ -192,8 +192,9 @@ def score_direction(gallery: Gallery, name: str, scores: Tensor, targets: Tensor
         for at, value in recall_at_k(scores, targets, (1, 5, 10)).items()
     ]
     values.append((f"{name}_median_rank", median_rank(scores, targets), None))
+    items = {f"{name}_r1": hits_at_k(scores, targets, 1).tolist()}
     return [
-        gallery_result(gallery, "retrieval", metric, value, len(scores), chance, settings)
+        gallery_result(gallery, "retrieval", metric, value, len(scores), chance, settings, items.get(metric, ()))
         for metric, value, chance in values
     ]
 
@@ -214,12 +215,12 @@ def evaluate_siblings(model: OmniVL, tokenizer: Tokenizer, groups: Sequence[Gall
         encoded = encode(model, tokenizer, group)
         target = torch.eye(len(group), dtype=torch.bool)
         for kind, scores in zip(("", "match_"), pair_scores(model, encoded), strict=True):
-            found.setdefault(f"{kind}sibling_v2t", []).append(recall_at_k(scores, target, (1,))[1])
-            found.setdefault(f"{kind}sibling_t2v", []).append(recall_at_k(scores.T, target, (1,))[1])
-    size = len(groups[0])
+            found.setdefault(f"{kind}sibling_v2t", []).extend(hits_at_k(scores, target, 1).tolist())
+            found.setdefault(f"{kind}sibling_t2v", []).extend(hits_at_k(scores.T, target, 1).tolist())
+    chance = 1 / len(groups[0])
     return [
-        gallery_result(groups[0], "motion", metric, sum(values) / len(values), len(groups) * size, 1 / size, {})
-        for metric, values in found.items()
+        gallery_result(groups[0], "motion", metric, sum(hits) / len(hits), len(hits), chance, {}, hits)
+        for metric, hits in found.items()
     ]
 
 
@@ -234,6 +235,7 @@ def evaluate_reverse(model: OmniVL, tokenizer: Tokenizer, forward: Gallery, back
         cosine = (side.visual * encoded.text).sum(1).round(decimals=COSINE_DIGITS)
         sides.append((cosine, match_pairs(model, side.tokens, encoded.ids, encoded.mask, own).diagonal()))
     for kind, right, wrong in zip(("", "match_"), *sides, strict=True):
-        value = ((right > wrong).double() + (right == wrong).double() / 2).mean()
-        results.append(gallery_result(forward, "motion", f"{kind}reverse", float(value), len(forward), 0.5, {}))
+        hits = (right > wrong).double() + (right == wrong).double() / 2
+        value = float(hits.mean())
+        results.append(gallery_result(forward, "motion", f"{kind}reverse", value, len(hits), 0.5, {}, hits.tolist()))
     return results

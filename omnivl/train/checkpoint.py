@@ -5,25 +5,30 @@ RUN/checkpoints/step-N/   a model folder + training.pt, after N steps; written u
 RUN/model/                the model folder of the last or the best step
 RUN/metrics.jsonl, RUN/bad_samples.jsonl
 
-This room knows files; what a model folder or a state holds is its callers' business.
+A checkpoint is copied to the host's memory and written beside the training (`Writing`). This room knows files; what a
+model folder or a state holds is its callers' business.
 """
 
+import copy
 import fcntl
 import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from omnivl.train.stopping import TrainingError, reason
 
 SaveModel = Callable[[Path], None]  # writes a model folder
+M = TypeVar("M", bound=nn.Module)
 
 
 class RunFolder:
@@ -101,6 +106,57 @@ class RunFolder:
                 with open(path, "rb") as old, open(temporary, "wb") as new:
                     new.writelines(line for line in old if line.endswith(b"\n") and line_step(line) <= step)
                 os.replace(temporary, path)
+
+
+class Writing:
+    """Work that a thread does beside the training, one at a time. What it raises, `wait` raises; `failed` says that
+    there is something to raise."""
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread | None = None
+        self.failed: Exception | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Raises what an earlier work raised."""
+        self.wait()
+
+        def run() -> None:
+            try:
+                work()
+            except Exception as error:  # raised by `wait`
+                self.failed = error
+
+        self.thread = threading.Thread(target=run, name="checkpoint")
+        self.thread.start()
+
+    def join(self) -> None:
+        """Wait, and raise nothing."""
+        if self.thread:
+            self.thread.join()
+
+    def wait(self) -> None:
+        self.join()
+        failed, self.failed = self.failed, None
+        if failed:
+            raise failed
+
+
+def on_host(value: Any) -> Any:
+    """A copy of dicts, lists and tuples of tensors, in the host's memory; other values as they are."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: on_host(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(on_host(each) for each in value)
+    return value
+
+
+def copy_to_host(model: M) -> M:
+    """A copy of a module, weights and buffers in the host's memory, whose sharing is that of the original."""
+    copies: dict[int, Any] = {id(weight): nn.Parameter(on_host(weight), False) for weight in model.parameters()}
+    copies |= {id(buffer): on_host(buffer) for buffer in model.buffers()}
+    return copy.deepcopy(model, copies)
 
 
 @contextmanager

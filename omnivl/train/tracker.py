@@ -6,7 +6,7 @@ Results go to files, progress to standard error: a moving line on a terminal, el
 import importlib.util
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,11 @@ from rich.table import Column
 
 SHOWN = ("loss", "univlc", "vlm", "lm", "masked", "words", "match_accuracy")
 SHORT = {"match_accuracy": "match"}
+
+
+def by_source(bad: Mapping[str, int]) -> str:
+    """Counts of bad samples in words."""
+    return ", ".join(f"{count} of {source}" for source, count in bad.items())
 
 
 class Tracker:
@@ -75,6 +80,7 @@ class Tracker:
         return (
             f"{record['stage']} {record['step']}/{self.total} | {clock} left | {values} | "
             f"{record['samples_per_second']:.0f} items/s | {record['bad_samples']} bad"
+            + (f" ({by_source(sources)})" if len(sources := record.get("bad_by_source", {})) > 1 else "")
         )
 
     def say(self, text: str) -> None:

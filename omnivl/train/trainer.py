@@ -10,6 +10,7 @@ import itertools
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -22,11 +23,11 @@ from omnivl import distributed
 from omnivl.config import RunConfig, StageConfig
 from omnivl.data.sample import Batch
 from omnivl.tasks.base import Task
-from omnivl.train.checkpoint import RunFolder, SaveModel, read_state
+from omnivl.train.checkpoint import RunFolder, SaveModel, Writing, on_host, read_state
 from omnivl.train.engine import Engine
 from omnivl.train.optim import learning_rate, set_learning_rate
 from omnivl.train.stopping import Stopped, StopRequest, TrainingError, reason
-from omnivl.train.tracker import Tracker
+from omnivl.train.tracker import Tracker, by_source
 
 __all__ = ["Stage", "Stopped", "Trainer", "TrainingError"]
 
@@ -49,7 +50,8 @@ class Trainer:
 
     Args:
         make_stage: builds stage number i around the one model that goes through all of them.
-        save_model: writes a model folder of its present weights.
+        copy_model: copies the model's present weights to the host's memory, and gives what writes a model folder of
+            the copy.
         folder: the run folder (rank 0 alone), or None.
     """
 
@@ -57,15 +59,18 @@ class Trainer:
         self,
         config: RunConfig,
         make_stage: Callable[[int], Stage],
-        save_model: SaveModel,
+        copy_model: Callable[[], SaveModel],
         folder: RunFolder | None,
         device: torch.device,
     ) -> None:
-        self.config, self.make_stage, self.save_model = config, make_stage, save_model
+        self.config, self.make_stage, self.copy_model = config, make_stage, copy_model
         self.folder, self.device = folder, device
         self.ends = list(itertools.accumulate(stage.train.steps for stage in config.stages))
         self.step = 0  # finished, over all stages
-        self.seen = self.bad = 0  # samples
+        self.saved = 0  # the latest step whose checkpoint was begun
+        self.writing = Writing()
+        self.seen = 0  # samples
+        self.bad: Counter[str] = Counter()  # of them, by their source
         self.first_bad: list[str] = []
         self.seconds = 0.0
         self.best: tuple[float, int] | None = None  # (value, step) of the selection metric
@@ -91,6 +96,7 @@ class Trainer:
             if self.folder and self.folder.model.exists():
                 return
         with ExitStack() as stack:
+            stack.callback(self.writing.join)  # however this ends, nothing is left half written
             if self.folder:
                 self.tracker = stack.enter_context(closing(Tracker(self.folder.path, self.ends[-1], self.step)))
             stack.enter_context(self.stop.listening())
@@ -123,6 +129,7 @@ class Trainer:
             if finished or (every and step % every == 0):
                 self.save()
             started = time.monotonic()
+        self.finish_writing()
 
     def begin_stage(self, number: int, state: dict[str, Any] | None) -> None:
         """Build a stage: its first step, or the state of one that was stopped."""
@@ -137,7 +144,7 @@ class Trainer:
 
     def next_batch(self, batches: Iterator[Batch]) -> Batch | None:
         """The next step's batch; None where the stage is over. What stops one rank stops all of them here."""
-        batch, error = None, self.trouble
+        batch, error = None, self.trouble or self.writing.failed
         if not self.stop.signum and not error:
             try:
                 with self.stop.reading_batches():
@@ -150,6 +157,7 @@ class Trainer:
         if not signum and not failures:
             return batch
         self.save()
+        self.finish_writing()
         if signum:
             raise Stopped(int(signum), self.step)
         if error is None:
@@ -164,7 +172,8 @@ class Trainer:
         """Count the step's samples; write its line of metrics.jsonl, and name its bad samples."""
         samples, bad = measured.pop("samples"), measured.pop("bad")
         new_bad = [item for items in distributed.gather_objects(batch.bad) for item in items] if bad else []
-        self.seen, self.bad = self.seen + samples, self.bad + bad
+        self.seen += samples
+        self.bad.update(source for source, _ in new_bad)
         self.first_bad += [why for _, why in new_bad][: 5 - len(self.first_bad)]
         self.seconds += seconds
         line = {
@@ -175,7 +184,8 @@ class Trainer:
             **measured,
             "lr": rate,
             "samples_per_second": round(samples / max(seconds, 1e-9), 1),
-            "bad_samples": self.bad,
+            "bad_samples": self.bad.total(),
+            **({"bad_by_source": dict(self.bad)} if self.bad else {}),
         }
         if self.tracker:
             try:
@@ -184,17 +194,20 @@ class Trainer:
                 self.trouble = error
 
     def check_bad_samples(self) -> None:
-        if self.bad >= 10 and self.bad > (share := self.stage.config.data.max_bad_share) * self.seen:
+        bad, share = self.bad.total(), self.stage.config.data.max_bad_share
+        if bad >= 10 and bad > share * self.seen:
             self.save()
+            self.finish_writing()
             raise TrainingError(
-                f"{self.bad} of {self.seen} samples could not be read, more than data.max_bad_share ({share:g}); "
-                f"the first: {'; '.join(self.first_bad)}"
+                f"{bad} of {self.seen} samples could not be read ({by_source(self.bad)}), more than "
+                f"data.max_bad_share ({share:g}); the first: {'; '.join(self.first_bad)}"
             )
 
     def validate(self) -> None:
         """Measure the validation split; keep the checkpoint of the best step where the recipe names a metric."""
         assert self.stage.validate
         metric = self.stage.config.train.select
+        self.finish_writing()  # its readers are forked, which no thread should be in the middle of something at
         with self.engine.evaluating():
             values = self.stage.validate()
         if self.tracker:
@@ -216,27 +229,42 @@ class Trainer:
             "step": self.step,
             **self.engine.state(),
             "best": self.best,
-            "samples": {"seen": self.seen, "bad": self.bad, "first_bad": self.first_bad},
+            "samples": {"seen": self.seen, "bad": dict(self.bad), "first_bad": self.first_bad},
             "seconds": self.seconds,
             "fingerprint": self.stage.fingerprint,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        self.seen, self.bad, self.first_bad = (state["samples"][name] for name in ("seen", "bad", "first_bad"))
+        self.seen, bad, self.first_bad = (state["samples"][name] for name in ("seen", "bad", "first_bad"))
+        self.bad = Counter(bad)
         if self.folder:
             self.folder.cut(self.step)
 
     def save(self) -> None:
-        """A checkpoint of the present step; before the first there is nothing to save. An error is every rank's."""
-        if not self.step:
+        """Begin a checkpoint of the present step, when the one before is on the disk; before the first step there is
+        nothing to save. An error is every rank's, and may be the earlier checkpoint's."""
+        if self.step == self.saved:
             return
         self.engine.update_model()
-        state = self.state()
+        state, step, folder = self.state(), self.step, self.folder
+        keep, best = self.stage.config.train.keep_checkpoints, self.best[1] if self.best else None
 
-        def write() -> None:
-            if self.folder:
-                self.folder.save(self.step, self.save_model, state)
-                self.folder.prune(self.stage.config.train.keep_checkpoints, self.best[1] if self.best else None)
+        def begin() -> None:
+            if not folder:
+                return
+            self.writing.wait()  # before another copy is made
+            save_model, copied = self.copy_model(), on_host(state)
 
-        distributed.main_first(write)
+            def write() -> None:
+                folder.save(step, save_model, copied)
+                folder.prune(keep, best)
+
+            self.writing.start(write)
+
+        distributed.main_first(begin)
+        self.saved = step
+
+    def finish_writing(self) -> None:
+        """Wait until the checkpoint in hand is on the disk. An error is every rank's."""
+        distributed.main_first(self.writing.wait)

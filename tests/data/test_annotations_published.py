@@ -435,6 +435,46 @@ def test_csv_has_a_byte_order_mark_crlf_and_quotes_and_a_wrong_row_is_named(tmp_
         assert [problem.item for problem in found.problems] == [f"{path}, line 3"]
 
 
+def test_sbu_is_read_from_its_newer_file_too(tmp_path: Path) -> None:
+    urls = ["http://x/1/4385_b6.jpg", "http://x/2/23_a.jpg"]
+    whole = {"image_urls": urls, "user_ids": ["1", "2"], "captions": ["A man, a plan .", "A car"]}
+    write(tmp_path, {"sbu-captions-all.json": whole})
+    for named in (tmp_path, tmp_path / "sbu-captions-all.json"):
+        items = read("sbu", named).items
+        assert [(item.media.name, item.captions) for item in items] == [
+            ("4385_b6.jpg", ("A man, a plan .",)), ("23_a.jpg", ("A car",)),
+        ]  # fmt: skip
+    write(tmp_path, {"sbu-captions-all.json": whole | {"captions": ["one"]}})
+    with pytest.raises(ValueError, match="2 addresses stand beside 1 captions"):
+        read("sbu", tmp_path)
+
+
+def test_something_something_is_read_from_the_folder_it_comes_in_now(tmp_path: Path) -> None:
+    row = {"id": "78687", "label": "holding potato", "template": "Holding [something]", "placeholders": ["potato"]}
+    write(
+        tmp_path,
+        {
+            "labels/train.json": [row],
+            "labels/validation.json": [row | {"id": "7"}],
+            "labels/test.json": [{"id": "1420"}, {"id": "9"}],
+            "labels/test-answers.csv": "1420;Twisting something\n9;Holding something, somewhere\n",
+            "20bn-something-something-v2/1420.webm": "",
+        },
+    )
+    clips = tmp_path / "20bn-something-something-v2"
+    for split, expected in (
+        ("train", [("78687", "Holding something")]),
+        ("validation", [("7", "Holding something")]),
+        ("test", [("1420", "Twisting something"), ("9", "Holding something, somewhere")]),
+    ):
+        items = read("ssv2", tmp_path / "labels", split, clips).items
+        assert [(item.media.stem, item.label) for item in items] == expected
+    assert items[0].media == clips / "1420.webm"
+    for given, split in (("train.json", "test"), ("test-answers.csv", "train")):
+        with pytest.raises(ValueError, match="is the file of split"):
+            read("ssv2", tmp_path / "labels" / given, split, clips)
+
+
 # --- classes ---------------------------------------------------------------------------------------------------------
 
 
@@ -453,6 +493,31 @@ def test_imagenet_classes_have_names_that_no_other_has(tmp_path: Path) -> None:
         "n03710637": "maillot", "n03710721": "maillot, tank suit", "n09": "n09",
     }  # fmt: skip
     assert all(item.media.parent.parent.name == "val" for item in items)
+
+
+def test_imagenet_as_its_archive_has_it(tmp_path: Path) -> None:
+    media = "ILSVRC/Data/CLS-LOC"
+    write(
+        tmp_path,
+        {
+            f"{media}/train/n01440764/n01440764_1.JPEG": "",
+            f"{media}/val/ILSVRC2012_val_00000001.JPEG": "",
+            f"{media}/val/ILSVRC2012_val_00000002.JPEG": "",
+            "LOC_synset_mapping.txt": "n01440764 tench, Tinca tinca\nn03995372 power drill\n",
+            "LOC_val_solution.csv": "ImageId,PredictionString\n"
+            "ILSVRC2012_val_00000002,n01440764 85 1 499 272 n01440764 1 2 3 4 \n"
+            "ILSVRC2012_val_00000001,n03995372 85 1 499 272 \n",
+        },
+    )
+    assert [item.label for item in read("imagenet", tmp_path).items] == ["tench"]
+    items = read("imagenet", tmp_path, "validation").items
+    assert [(item.media, item.label) for item in items] == [
+        (tmp_path / media / "val/ILSVRC2012_val_00000002.JPEG", "tench"),
+        (tmp_path / media / "val/ILSVRC2012_val_00000001.JPEG", "power drill"),
+    ]
+    (tmp_path / "LOC_val_solution.csv").unlink()
+    with pytest.raises(ValueError, match=r"LOC_val_solution\.csv.*no such file"):
+        read("imagenet", tmp_path, "validation")
 
 
 @pytest.mark.parametrize("compressed", [False, True])

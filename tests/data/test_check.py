@@ -2,9 +2,10 @@
 
 import io
 import json
+import os
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from tests.data.test_annotations import COMPOSED, DECOMPOSED
 from tests.helpers import moving_gif, picture
 
 Fault = tuple[str, str]  # kind, line of the manifest or file name
+
+
+def once(looks: Iterable[Any], total: int) -> Iterable[Any]:
+    """No progress is shown."""
+    return looks
 
 
 def spoiled(folder: Path) -> tuple[Path, set[Fault], int]:
@@ -107,6 +113,19 @@ def test_every_fault_is_named_none_is_missed_and_none_invented(
     assert sum(report["counts"].values()) == len(faults)
 
 
+def test_workers_find_the_same(set_of_40: tuple[Path, set[Fault], int]) -> None:
+    data = f"manifest:{set_of_40[0]}"
+    assert check(data, None, "train", once, num_workers=2) == check(data, None, "train", once, num_workers=0)
+
+
+def test_a_decoder_that_takes_its_worker_with_it_is_one_sentence(
+    set_of_40: tuple[Path, set[Fault], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omnivl.data.check.read_image", lambda source: os._exit(3))
+    with pytest.raises(ValueError, match="a process that decodes media ended"):
+        check(f"manifest:{set_of_40[0]}", None, "train", once, num_workers=1)
+
+
 def test_the_report_is_a_line_a_problem_and_progress_is_elsewhere(
     set_of_40: tuple[Path, set[Fault], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +204,6 @@ def test_shards_are_checked_too(tmp_path: Path) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    report = check(f"shards:{tmp_path}/{{0,1}}.tar", None, "train", lambda items, total: items)
+    report = check(f"shards:{tmp_path}/{{0,1}}.tar", None, "train", once)
     assert report.media == {"image": 1} and report.items == 2
     assert sorted(problem.kind for problem in report.problems) == ["left out", "media that do not decode", "shards"]

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from omnivl.metrics import exact_match, mean_per_class_accuracy, median_rank, recall_at_k, token_f1, top_k_accuracy
+from omnivl.metrics import (
+    exact_match,
+    hits_at_k,
+    mean_per_class_accuracy,
+    median_rank,
+    recall_at_k,
+    token_f1,
+    top_k_accuracy,
+)
 
 
 def first_ranks(scores: list[float], own: set[int]) -> list[int]:
@@ -37,6 +45,8 @@ def test_recall_and_rank_are_the_mean_over_all_orders_of_ties(levels: int) -> No
         for k in range(1, 9):
             want = statistics.mean(statistics.mean(float(rank <= k) for rank in each) for each in ranks)
             assert got[k] == pytest.approx(want, abs=1e-9)
+            each_query = [statistics.mean(float(rank <= k) for rank in each) for each in ranks]
+            assert hits_at_k(scores, targets, k).tolist() == pytest.approx(each_query, abs=1e-9)
         want_rank = statistics.median(statistics.mean(each) for each in ranks)
         assert median_rank(scores, targets) == pytest.approx(want_rank)
 

@@ -179,14 +179,18 @@ def test_what_is_new_or_derived_is_said_and_kept_in_the_card(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out"]
 
 
-def test_a_converted_model_describes_a_picture_and_a_clip(tmp_path: Path) -> None:
+def test_converted_models_describe_a_picture_and_a_clip_and_answer_about_them(tmp_path: Path) -> None:
+    media = [picture(tmp_path / "a.png"), moving_gif(tmp_path / "b.gif")]
     state, _, _ = foreign.pretraining()
     torch.save({"model": state}, tmp_path / "model.pth")
     convert(tmp_path / "model.pth", tmp_path / "out", vocab=write_words(tmp_path))
     model = omnivl.load(tmp_path / "out", device="cpu")
-    media = [picture(tmp_path / "a.png"), moving_gif(tmp_path / "b.gif")]
     assert len(model.caption(media, max_length=6)) == 2
     assert all(0 <= match.score <= 1 for match in model.match(media, "a red circle"))
+    convert(foreign.save(foreign.blip("QuestionAnswering"), tmp_path / "vqa"), tmp_path / "answering")
+    choices = ["red", "blue", "a circle"]
+    answered = omnivl.load(tmp_path / "answering", device="cpu").answer(media, "what is it?", choices=choices)
+    assert [answer.text in choices for answer in answered] == [True, True]
 
 
 # --- vocabularies ----------------------------------------------------------------------------------------------------

@@ -195,6 +195,28 @@ def test_contrast_sees_the_momentum_vectors_of_the_steps_before() -> None:
     torch.testing.assert_close(task(second, 1, 0).parts["univlc"], wanted.detach())
 
 
+def test_plain_infonce_has_one_positive_whatever_the_labels() -> None:
+    plain, other = still_task(contrast="infonce"), still_task()
+    for step in (0, 1):
+        batch = make_batch("image", 4, step, [7, 7, 8, 8])
+        assert batch.pixels is not None
+        own = plain.model.encode_visual(batch.pixels).embed, plain.model.encode_text(batch.ids, batch.mask).embed
+        # the momentum copy is the model itself; a sample's own keys come first, then the bank's
+        keys = [torch.cat([fresh, old]) for fresh, old in zip(own, plain.bank.in_order()[:2], strict=True)]
+        scores = own[0] @ keys[1].T / 0.07, own[1] @ keys[0].T / 0.07
+        truth = torch.arange(4)
+        wanted = (F.cross_entropy(scores[0], truth) + F.cross_entropy(scores[1], truth)) / 2
+        for task in (plain, other):
+            task.begin_step()
+        found = plain(batch, step, 0).parts["univlc"]
+        torch.testing.assert_close(found, wanted.detach())
+        assert float(other(batch, step, 0).parts["univlc"]) != pytest.approx(float(found), rel=1e-3)
+        plain.after_step(step)
+        other.after_step(step)
+    assert plain.bank.in_order()[2].tolist() == list(range(8)), "no label twice"
+    assert other.bank.in_order()[2].tolist() == [7, 7, 8, 8] * 2
+
+
 def test_banks_are_pushed_once_a_step_also_under_accumulation_and_where_a_step_is_done_again() -> None:
     task = still_task()
     batch = make_batch("image", 8, 0)

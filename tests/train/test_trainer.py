@@ -111,6 +111,60 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_too(tmp_path: Pa
     assert_same(dict(run.model.state_dict()), before)
 
 
+def test_steps_go_on_while_a_checkpoint_is_written_and_it_holds_what_its_step_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = stage_config("image video", 5, checkpoint_every=2, keep_checkpoints=9)
+    TinyRun(stage, folder=tmp_path / "plain").train()
+    taken, release, first = threading.Event(), threading.Event(), threading.Event()
+    real = torch.save
+
+    def slow(state: Any, file: Any) -> None:
+        if state["step"] == 2:
+            first.set()
+            assert release.wait(60)
+            assert taken.is_set(), "the third step is taken while the second is written"
+        real(state, file)
+
+    monkeypatch.setattr(torch, "save", slow)
+
+    def third() -> None:  # begun after the second step: what it changes is not in the checkpoint
+        assert first.wait(60)
+
+    def fourth() -> None:
+        assert checkpoint_steps(tmp_path / "beside") == []
+        taken.set()
+        release.set()
+
+    def alter(number: int, step: int, batch: Batch) -> Batch:
+        {2: third, 3: fourth}.get(step, lambda: None)()
+        return batch
+
+    TinyRun(stage, folder=tmp_path / "beside", alter=alter).train()
+    for step in (2, 4, 5):
+        folders = [tmp_path / name / f"checkpoints/step-{step}" for name in ("plain", "beside")]
+        one, other = (without_time(read_state(folder)) for folder in folders)
+        assert_same(one, other)
+        weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
+        assert weights[0] == weights[1]
+
+
+def test_what_could_not_be_written_beside_the_training_stops_it_at_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = TinyRun(stage_config("image", 9, checkpoint_every=4), folder=tmp_path)
+
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    run.trainer.copy_model = lambda: full
+    after = at_step(5, run.trainer.writing.join)
+    run.alter = after
+    with pytest.raises(TrainingError, match=r"^the checkpoint of step 4 was not written: No space left on device;"):
+        run.train()
+    assert run.trainer.step <= 6 and checkpoint_steps(tmp_path) == []
+
+
 # --- fp16 ------------------------------------------------------------------------------------------------------------
 
 FP16 = stage_config("image video", 5, precision="fp16", checkpoint_every=1, keep_checkpoints=9)
@@ -272,17 +326,19 @@ def test_our_own_mistakes_keep_their_traceback(tmp_path: Path) -> None:
         TinyRun(LONG, folder=tmp_path, alter=at_step(1, raises(KeyError("typo")))).train()
 
 
-def test_too_many_bad_samples_are_counted_written_down_and_stop_the_run(tmp_path: Path) -> None:
+def test_too_many_bad_samples_are_counted_by_source_written_down_and_stop_the_run(tmp_path: Path) -> None:
     def alter(stage: int, step: int, batch: Batch) -> Batch:
-        batch.bad = [("source", f"file {step}.{i}: cut short") for i in range(4)]
+        batch.bad = [("source" if i else "other", f"file {step}.{i}: cut short") for i in range(4)]
         return batch
 
-    with pytest.raises(TrainingError, match=r"^12 of 24 samples could not be read.*the first: file 0\.0: cut short;"):
+    told = r"^12 of 24 samples could not be read \(3 of other, 9 of source\).*the first: file 0\.0: cut short;"
+    with pytest.raises(TrainingError, match=told):
         TinyRun(LONG, folder=tmp_path, alter=alter).train()
     assert [line["bad_samples"] for line in metrics(tmp_path)] == [4, 8, 12]
+    assert [line["bad_by_source"] for line in metrics(tmp_path)] == [{"other": n, "source": 3 * n} for n in (1, 2, 3)]
     lines = [json.loads(line) for line in (tmp_path / "bad_samples.jsonl").read_text().splitlines()]
-    assert lines[4] == {"step": 2, "source": "source", "reason": "file 1.0: cut short"} and len(lines) == 12
-    assert read_state(tmp_path / "checkpoints/step-3")["samples"]["bad"] == 12
+    assert lines[4] == {"step": 2, "source": "other", "reason": "file 1.0: cut short"} and len(lines) == 12
+    assert read_state(tmp_path / "checkpoints/step-3")["samples"]["bad"] == {"other": 3, "source": 9}
 
 
 def test_a_disk_that_is_full_for_metrics_stops_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

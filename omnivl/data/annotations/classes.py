@@ -13,7 +13,7 @@ import numpy as np
 
 from omnivl.data.annotations.items import Item, Notes, Row, reader
 from omnivl.data.annotations.own import split_folder, subfolders
-from omnivl.data.annotations.tables import base_of, beside, read_json, text_lines
+from omnivl.data.annotations.tables import base_of, beside, csv_rows, read_json, text_lines
 from omnivl.data.files import find_media, resolve
 
 MAT_NUMBERS = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
@@ -28,10 +28,20 @@ def words(name: str) -> str:
 @reader()
 def read_imagenet(path: Path, root: Path | None, split: str, notes: Notes) -> Iterator[Row]:
     """train/ and val/ with a folder a class (n01440764), and LOC_synset_mapping.txt with their names; without it the
-    folder's name is the label. `root` means nothing."""
+    folder's name is the label. The 50,000 of validation may lie in val/ itself: LOC_val_solution.csv then tells their
+    classes. Where the archive's own tree is left as it is, both are in ILSVRC/Data/CLS-LOC/. `root` means nothing."""
     mapping = path / "LOC_synset_mapping.txt"
     names = class_names(mapping) if resolve(mapping).is_file() else {}
-    for folder in subfolders(split_folder(resolve(path), split)):
+    archive = resolve(path) / "ILSVRC" / "Data" / "CLS-LOC"
+    media = archive if archive.is_dir() else resolve(path)
+    solution = path / "LOC_val_solution.csv"
+    if split == "validation" and (media / "val").is_dir() and not subfolders(media / "val"):
+        for where, row in csv_rows(solution, notes):
+            identity = row["PredictionString"].partition(" ")[0]  # then a box, and more of the same class
+            file = media / "val" / f"{row['ImageId']}.JPEG"
+            yield where, Item(file, label=names.get(identity, identity), id=row["ImageId"])
+        return
+    for folder in subfolders(split_folder(media, split)):
         for file in find_media(folder):
             yield str(file), Item(file, label=names.get(folder.name, folder.name))
 

@@ -67,12 +67,12 @@ FORMATS: dict[str, Format] = {
     "sbu": Format(
         pictures.read_sbu,
         "SBU captioned photos",
-        "dataset/ with SBU_captioned_photo_dataset_urls.txt and ..._captions.txt",
+        "sbu-captions-all.json, or dataset/ with SBU_captioned_photo_dataset_urls.txt and ..._captions.txt",
         "the last part of each address",
         {"train": Count(None, 1_000_000)},
         "pictures Flickr's terms",
-        "annotations yes; many pictures are gone",
-        f"{TORCHVISION}.sbu",
+        "annotations yes (a million lines, some 860 thousand in the JSON file); many pictures are gone",
+        f"{TORCHVISION}.sbu, img2dataset's example (rom1504/img2dataset dataset_examples/SBU.md)",
     ),
     "cc3m": Format(
         pictures.read_cc3m,
@@ -123,8 +123,8 @@ FORMATS: dict[str, Format] = {
     "imagenet": Format(
         classes.read_imagenet,
         "ImageNet-1K",
-        "folder of train/, val/ and LOC_synset_mapping.txt",
-        "train/n01440764/....JPEG, val/n01440764/....JPEG",
+        "folder of train/, val/ and LOC_synset_mapping.txt, or of ILSVRC/ with LOC_val_solution.csv too",
+        "train/n01440764/....JPEG, val/n01440764/....JPEG or val/ILSVRC2012_val_00000001.JPEG",
         {"train": Count(1_281_167), "validation": Count(50_000)},
         "research and education, by registration",
         "by registration",
@@ -231,9 +231,9 @@ FORMATS: dict[str, Format] = {
     "ssv2": Format(
         actions.read_ssv2,
         "Something-Something V2",
-        "something-something-v2-train.json, ...-validation.json",
+        "labels/ with train.json, validation.json, test-answers.csv, or something-something-v2-train.json, ...",
         "ID.webm",
-        {"train": Count(168_913), "validation": Count(24_777)},
+        {"train": Count(168_913), "validation": Count(24_777), "test": Count(27_157)},
         "research, by registration",
         "by registration",
         MMACTION,

@@ -20,7 +20,9 @@ from omnivl.data.annotations.tables import (
     read_json,
     text_lines,
 )
+from omnivl.data.files import resolve
 
+SBU = "sbu-captions-all.json"
 CC3M = {"train": "Train_GCC-training.tsv", "validation": "Validation_GCC-1.1.0-Validation.tsv"}
 VQA = "v2_OpenEnded_mscoco_{}_questions.json"
 VQA_IMAGES = {"train": "train2014", "validation": "val2014", "test": "test2015", "test-dev": "test2015"}
@@ -56,15 +58,23 @@ def read_visual_genome(path: Path, root: Path | None, split: str, notes: Notes) 
 
 @reader()
 def read_sbu(path: Path, root: Path | None, split: str, notes: Notes) -> Iterator[Row]:
-    """Addresses and captions in two files, line by line; a picture keeps the last part of its address."""
+    """Addresses and captions in two files, line by line, or in sbu-captions-all.json: {"image_urls": [..], "captions":
+    [..]}; a picture keeps the last part of its address."""
     base = base_of(path, root)
-    urls, captions = (
-        list(text_lines(beside(path, f"SBU_captioned_photo_dataset_{name}.txt"), blank=True))
-        for name in ("urls", "captions")
-    )
+    file = beside(path, SBU) if resolve(path).is_dir() else path
+    if file.suffix == ".json" and resolve(file).is_file():
+        whole = read_json(file)
+        urls, captions = whole["image_urls"], whole["captions"]
+        places = [f"{file}, picture {number}" for number in range(1, len(urls) + 1)]
+    else:
+        told, said = (
+            list(text_lines(beside(path, f"SBU_captioned_photo_dataset_{name}.txt"), blank=True))
+            for name in ("urls", "captions")
+        )
+        places, urls, captions = [where for where, _ in told], [url for _, url in told], [text for _, text in said]
     if len(urls) != len(captions):
-        raise ValueError(f"{path}: {len(urls):,} addresses stand beside {len(captions):,} captions; lines must match")
-    for (where, url), (_, caption) in zip(urls, captions, strict=True):
+        raise ValueError(f"{path}: {len(urls):,} addresses stand beside {len(captions):,} captions; they must match")
+    for where, url, caption in zip(places, urls, captions, strict=True):
         yield where, Item(base / url.rpartition("/")[2], captions_in(caption))
 
 

@@ -80,12 +80,13 @@ def path_labels(path: Path, notes: Notes) -> Iterator[tuple[str, str, str]]:
 
 
 def csv_rows(
-    path: Path, notes: Notes, columns: Sequence[str] = (), *, tabs: bool = False
+    path: Path, notes: Notes, columns: Sequence[str] = (), *, tabs: bool = False, delimiter: str = ","
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """(where, row) of a CSV file with standard quoting, or of one with tabs and no quoting; `columns` where it names
     none itself. A row with more or fewer fields is a fault of its line, never a cut caption."""
     with opened(path) as file:
-        table = csv.reader(file, csv.excel_tab, quoting=csv.QUOTE_NONE) if tabs else csv.reader(file, strict=True)
+        plain = csv.reader(file, delimiter=delimiter, strict=True)
+        table = csv.reader(file, csv.excel_tab, quoting=csv.QUOTE_NONE) if tabs else plain
         names = [name.strip() for name in columns or next(table, [])]
         while True:
             try:

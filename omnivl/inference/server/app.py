@@ -187,9 +187,8 @@ def add_files(app: FastAPI, service: Service) -> None:
     @app.get("/v1/health", response_model=Health)
     def health() -> dict[str, Any]:
         store = service.index.store
-        count = store.execute("SELECT count(*) FROM files WHERE content IS NOT NULL")[0][0]
         model = store.description.model.rsplit("/", 1)[-1]
-        return {"status": "ok", "version": version("omnivl"), "model": model, "files": count}
+        return {"status": "ok", "version": version("omnivl"), "model": model, "files": store.count()}
 
     @app.get("/v1/media/{number}", response_class=FileResponse)
     def media(number: Number) -> FileResponse:

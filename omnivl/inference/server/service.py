@@ -111,12 +111,10 @@ class Service:
 
     def file(self, number: int) -> Path:
         """Where an indexed file really is. Raises Refusal (404)."""
-        found = self.index.store.execute(
-            "SELECT path FROM files WHERE id = ? AND content IS NOT NULL", (min(number, 2**62),)
-        )
-        if not found:
+        path = self.index.store.path_of(min(number, 2**62))
+        if path is None:
             raise Refusal(404, "there is no such file in the index")
-        return self.roots().allowed(os.fsdecode(found[0][0]))
+        return self.roots().allowed(path)
 
     async def thumbnail(self, number: int, side: int, at: float | None) -> bytes:
         """A JPEG. Raises Refusal."""
