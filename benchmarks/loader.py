@@ -26,7 +26,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the command is a path, so the repository is not on it
 
 from benchmarks.common import Row, against, command, take_turns
-from omnivl.config import DataConfig
+from omnivl.config import DataConfig, from_dict
 from omnivl.data.annotations import Item
 from omnivl.data.loader import Plan, PlannedBatches, training_loader
 from omnivl.data.media import read_image, read_video
@@ -109,7 +109,7 @@ class Bench:
     def loader(self, spec: str, medium: str) -> Callable[[], Iterator[Batch]]:
         """What begins a run of ours. A source is opened once a run, which is not timed."""
         batch = self.shape.clip_batch if medium == "video" else self.shape.batch
-        data = DataConfig(media=medium, batch_size=batch)
+        data = from_dict(DataConfig, {"media": medium, "batch_size": batch}, where="data")
         source = open_source(spec, data)
         plan = Plan(data, 0, [spec], [{medium: source.length(medium)}], [1])
         batches = PlannedBatches([source], self.ask, self.tokenizer, 0, TOKENS, "raise")

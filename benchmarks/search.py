@@ -2,9 +2,11 @@
 
     python benchmarks/search.py [--tiny] [--pairs N]
 
-The peer holds float32 rows in memory, multiplies all of them and takes the best ten; ours reads float16 rows from a
-memory map. The vectors lie in clusters of 32 dimensions, as embeddings do: random ones are hard for any graph. A graph
-of a million rows takes the better part of an hour to build on two cores, so it is timed up to a hundred thousand.
+The peer holds float32 rows in memory, multiplies all of them with one query at a time and takes the best ten by
+argpartition. Ours is given the float16 rows of a memory map, of which the exact search has made its own float32 copy
+before the clock runs, as it does once an index is open (above a gigabyte it reads the map each time). The vectors lie
+in clusters of 32 dimensions, as embeddings do: random ones are hard for any graph. A graph of a million rows takes the
+better part of an hour to build on two cores, so it is timed up to a hundred thousand.
 """
 
 import sys
@@ -67,14 +69,17 @@ def one(folder: Path, kind: str, size: int, pairs: int) -> Row:
         lambda: [plain(rows, query) for query in queries],
         pairs,
     )
+    kept = isinstance(searcher, Exact) and searcher.kept is not None
     settings: dict[str, Any] = {
-        "us": f"`{type(searcher).__name__}`, float16 from a memory map",
+        "us": f"`{type(searcher).__name__}`, {'a float32 copy' if kept else 'over a memory map'} of float16",
         "them": "numpy, float32 in memory",
         "vectors": size,
         "width": WIDTH,
         "queries": QUERIES,
         "recall_at_10": round(recall(searcher, rows, queries), 4),
     }
+    if kind == "exact":
+        settings["goal"] = 1.0
     return against(f"search, {kind}, {size:,} vectors, {QUERIES} queries", times, settings)
 
 

@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 
 torch.set_num_threads(1)
+
+SCHEMATHESIS = shutil.which("schemathesis", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 # marker -> what is needed, whether it is here
 NEEDS = {
@@ -24,6 +28,7 @@ NEEDS = {
         "Java (apt-get install default-jre-headless) and pip install 'omnivl[metrics]'",
         importlib.util.find_spec("pycocoevalcap") is not None and shutil.which("java") is not None,
     ),
+    "schemathesis": ("schemathesis (pip install schemathesis)", SCHEMATHESIS is not None),
     "chromium": ("a browser (apt-get install -y chromium)", shutil.which("chromium") is not None),
 }
 not_run: dict[str, set[str]] = {marker: set() for marker in NEEDS}

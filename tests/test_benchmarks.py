@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import checkpoint, common, generation, growth, loader, momentum, search, train_step, video_encoder
+from benchmarks import (
+    checkpoint,
+    common,
+    generation,
+    growth,
+    indexing,
+    loader,
+    momentum,
+    search,
+    train_step,
+    video_encoder,
+)
 from omnivl.data.sample import Batch
 from omnivl.model import VisualEncoder
 from omnivl.model.generation import Writer
@@ -88,6 +99,12 @@ def test_make_bench_runs_every_benchmark() -> None:
 def test_all_searches_find_the_same() -> None:
     rows = search.measure(True, 1)
     assert [row.settings["recall_at_10"] >= 0.97 for row in rows] == [True, True]
+
+
+def test_an_index_its_parts_and_a_plain_loop_are_of_the_same_files() -> None:
+    rows = indexing.measure(True, 1)
+    assert [row.settings["vectors"] for row in rows] == [6, 6, 4, 4]
+    assert not any(row.is_share for row in rows)
 
 
 def test_ratios_are_medians_of_pairs_and_are_published_once_each(tmp_path: Path) -> None:

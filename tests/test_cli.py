@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from omnivl.cli import main
+from omnivl.cli.using import part_of
 from tests.helpers import mini_folder, moving_gif, picture
 
 
@@ -222,12 +223,28 @@ def test_caption_embed_match_on_one_input_and_as_json(
     assert set(row) == {"media", "text", "score", "kind"} and row["kind"] == "match" and 0 <= row["score"] <= 1
 
 
+def test_a_part_of_a_video_is_looked_at(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
+    image, clip = str(picture(tmp_path / "a.png")), str(moving_gif(tmp_path / "b.gif"))
+    assert main(["ask", clip, "what?", "--at", "0:00.2-0:00.4", "--model", model, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["times"] == [0.2, 0.2, 0.3, 0.3]
+    assert main(["ask", image, "what?", "--at", "0-1", "--model", model]) == 1
+    assert "a.png: is a picture" in capsys.readouterr().err
+    for part in ("1:20", "5-5", "9-1", "a-b"):
+        assert "such as 1:20-1:40" in refused(capsys, "ask", clip, "what?", "--at", part, "--model", model)
+    assert [part_of(part) for part in ("1:20-1:40", "80-99.5", "1:00:00-1:00:01")] == [
+        (80, 100),
+        (80, 99.5),
+        (3600, 3601),
+    ]
+
+
 def test_ask_and_classify_on_one_input_and_as_json(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
 ) -> None:
     image, clip = str(picture(tmp_path / "a.png")), str(moving_gif(tmp_path / "b.gif"))
     assert main(["ask", image, "what is it?", "--model", model, "--choices", "a star, a ring"]) == 0
-    assert capsys.readouterr().out.strip() in ("a star", "a ring")
+    out, err = capsys.readouterr()
+    assert out.strip() in ("a star", "a ring") and "has learnt to answer" in err
     assert main(["ask", clip, "how does it move?", "--model", model, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert set(row) == {"media", "question", "text", "score", "alternatives", "kind", "times"}

@@ -32,6 +32,11 @@ def is_text(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
+def one_line(name: str) -> str:
+    """A file's name without what would end its line or lead a terminal astray: a line feed as \\n, and so on."""
+    return "".join(repr(c)[1:-1] if c < " " or c == "\x7f" else c for c in name)
+
+
 def add_device(made: argparse.ArgumentParser) -> None:
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
 

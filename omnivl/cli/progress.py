@@ -26,6 +26,12 @@ class Progress:
         print(f"\r\x1b[K{line}" if self.terminal else line, end=end, file=sys.stderr, flush=True)
 
 
+def moment(seconds: float) -> str:
+    """As `duration`, with tenths where there are some: "1:05.3"."""
+    whole, tenths = divmod(round(10 * seconds), 10)
+    return duration(whole) + (f".{tenths}" if tenths else "")
+
+
 def duration(seconds: float) -> str:
     """ "1:05" or "2:03:20"."""
     minutes, rest = divmod(round(seconds), 60)

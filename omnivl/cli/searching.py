@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from omnivl.cli.common import add_device, model_name, new_command
-from omnivl.cli.progress import Progress, duration
+from omnivl.cli.common import add_device, model_name, new_command, one_line
+from omnivl.cli.progress import Progress, moment
 from omnivl.config import ConfigError
 
 SHOWN = 20  # files that could not be read, named at the end of a run
@@ -25,6 +25,11 @@ def add_commands(commands: Any) -> None:
     )
     made.add_argument("--window", type=float, metavar="S", help="seconds of a video that one vector is of (default: 4)")
     made.add_argument("--stride", type=float, metavar="S", help="seconds between windows (default: half a window)")
+    made.add_argument(
+        "--scenes",
+        action=argparse.BooleanOptionalAction,
+        help="windows begin anew where a video is cut, which is decoded twice for it (default: they do not)",
+    )
     made.add_argument(
         "--backend",
         choices=["exact", "faiss"],
@@ -52,7 +57,8 @@ def add_commands(commands: Any) -> None:
         "--rerank",
         type=int,
         metavar="K",
-        help="order the best K by the matching score too (default: 128 on a GPU, else 0)",
+        help="order the best K by the matching score and the similarity (shown in brackets) together "
+        "(default: 128 on a GPU, else 0)",
     )
     made.add_argument("--min-match", type=float, metavar="P", help="leave out what matches with a probability below P")
     made.add_argument("--no-update", action="store_true", help="search FOLDER as the index has it")
@@ -116,6 +122,7 @@ def index(options: argparse.Namespace) -> int:
             seconds=options.window,
             stride=options.stride,
             backend=options.backend,
+            scenes=options.scenes,
             prune=options.prune,
             rebuild=options.rebuild,
             engine=options.engine,
@@ -156,7 +163,7 @@ def errors(options: argparse.Namespace) -> int:
     if known is None:
         raise ConfigError(f"there is no index in {folder}: make one with `omnivl index FOLDER`")
     for path, reason in Store(folder, known).errors():
-        write(f"{path}\t{reason}")
+        write(f"{one_line(path)}\t{reason}")
     return 0
 
 
@@ -178,6 +185,7 @@ def tell(report: Any) -> None:
 
 
 def search(options: argparse.Namespace) -> int:
+    from omnivl.data.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
     from omnivl.inference.filters import Filters
     from omnivl.inference.media_index import MediaIndex
 
@@ -200,7 +208,9 @@ def search(options: argparse.Namespace) -> int:
         failed = bool(opened.report.failed)
     else:
         opened = MediaIndex.open(options.index, model)
-    query = Path(options.query) if Path(options.query).is_file() else options.query
+    query = Path(options.query) if is_file(options.query) else options.query
+    if isinstance(query, str) and Path(query).suffix.lower() in IMAGE_EXTENSIONS | VIDEO_EXTENSIONS:
+        print(f"omnivl: there is no file {one_line(query)}: it is searched for as a text", file=sys.stderr)
     found = opened.find(query, options.top, filters=filters, rerank=options.rerank, min_match=options.min_match)
     if options.json:
         rows = [row(result) for result in found.results]
@@ -210,7 +220,8 @@ def search(options: argparse.Namespace) -> int:
             write(result.path, "\0" if options.null else "\n")
     else:
         for result in found.results:
-            write(f"{result.score:.3f}\t{result.path}{span(result)}")
+            beside = "" if result.similarity is None else f" ({result.similarity:.3f})"
+            write(f"{result.score:.3f}{beside}\t{one_line(result.path)}{span(result)}")
     if not found.results:
         print(f"nothing matches{'' if found.best is None else f' (best {found.best:.2f})'}", file=sys.stderr)
     return 1 if failed else 0
@@ -222,7 +233,14 @@ def row(result: Any) -> dict[str, Any]:
 
 
 def span(result: Any) -> str:
-    return "" if result.start is None else f"\t{duration(result.start)}-{duration(result.end)}"
+    return "" if result.start is None else f"\t{moment(result.start)}-{moment(result.end)}"
+
+
+def is_file(query: str) -> bool:
+    try:
+        return Path(query).is_file()
+    except (OSError, ValueError):  # too long for a name, or a zero byte
+        return False
 
 
 def write(text: str, end: str = "\n") -> None:
@@ -243,7 +261,7 @@ def write_json(value: Any) -> None:
 
 
 def printable(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 # --- moments ---------------------------------------------------------------------------------------------------------
@@ -264,9 +282,9 @@ def moments(options: argparse.Namespace) -> int:
     )
     if options.json:
         shared = {"path": options.film, "media": "video", "kind": "cosine"}
-        rows = [{**shared, **dataclasses.asdict(moment)} for moment in found]
+        rows = [{**shared, **dataclasses.asdict(each)} for each in found]
         write_json({"query": options.text, "results": rows})
         return 0
-    for moment in found:
-        write(f"{moment.score:.3f}\t{duration(moment.start)}-{duration(moment.end)}")
+    for each in found:
+        write(f"{each.score:.3f}\t{moment(each.start)}-{moment(each.end)}")
     return 0

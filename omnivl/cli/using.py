@@ -1,12 +1,13 @@
 """embed, caption, classify, ask, match: a model on somebody's pictures and clips."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnivl.cli.common import add_device, as_json, model_name, new_command
+from omnivl.cli.common import add_device, as_json, model_name, new_command, one_line
 from omnivl.config import ConfigError
 
 
@@ -30,6 +31,7 @@ def add_commands(commands: Any) -> None:
         if name == "classify":
             made.add_argument("--labels", metavar="A,B,C", help="the classes (default: those of a finetuned model)")
             made.add_argument("--zero-shot", action="store_true", help="by prompts, although there is a classifier")
+        made.add_argument("--at", metavar="START-END", help="look at this part of a video, such as 1:20-1:40")
         made.add_argument("--model", help="a model folder or hub repository (default: OMNIVL_MODEL)")
         made.add_argument("--json", action="store_true", help="JSON; one line an input where there are several")
         add_device(made)
@@ -57,6 +59,7 @@ def each_media(
     from omnivl.data.media import BadSample
     from omnivl.inference.pipeline import load
 
+    start, end = (None, None) if options.at is None else part_of(options.at)
     pipeline = load(model_name(options), device=options.device)
     paths = list(expand(options.media))
     if not paths:
@@ -72,7 +75,7 @@ def each_media(
         rows: list[dict[str, Any]] = []
         for path in part:
             try:
-                loaded.append(pipeline.read(path))
+                loaded.append(pipeline.read(path, start, end))
                 rows.append({"media": path})
             except BadSample as error:
                 failed = True
@@ -84,10 +87,23 @@ def each_media(
             if options.json:
                 print(as_json(row, None if lines else 2))
             elif "error" not in row:
-                print(line(row) if len(paths) == 1 else f"{row['media']}\t{line(row)}")
+                print(line(row) if len(paths) == 1 else f"{one_line(row['media'])}\t{line(row)}")
             if "error" in row:
                 print(f"omnivl: {row['error']}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def part_of(words: str) -> tuple[float, float]:
+    """The seconds of "1:20-1:40" or "80-99.5". Raises ConfigError."""
+    time = r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)"
+    found = re.fullmatch(f"{time}-{time}", words.strip())
+    numbers = [float(number or 0) for number in found.groups()] if found else []
+    start, end = (sum(a * b for a, b in zip(numbers[i : i + 3], (3600, 60, 1), strict=False)) for i in (0, 3))
+    if not start < end:
+        raise ConfigError(
+            f"--at is {words!r}, wanted a part of a video from one time to a later one, such as 1:20-1:40"
+        )
+    return start, end
 
 
 def embed(options: argparse.Namespace) -> int:
@@ -141,9 +157,16 @@ def classify(options: argparse.Namespace) -> int:
 
 
 def ask(options: argparse.Namespace) -> int:
-    choices = split_list(options.choices)
+    choices, told = split_list(options.choices), False
 
     def act(pipeline: Any, loaded: list[Any]) -> list[dict[str, Any]]:
+        nonlocal told
+        answers = pipeline.answer(loaded, options.question, choices)
+        if (
+            not told and not {"answers", "origin"} & pipeline.model.extra.keys()
+        ):  # of others' weights too little is known
+            print(f"omnivl: nothing in {pipeline.name} says that it has learnt to answer questions", file=sys.stderr)
+        told = True
         return [
             {
                 "question": options.question,
@@ -153,7 +176,7 @@ def ask(options: argparse.Namespace) -> int:
                 "kind": "probability",
                 "times": answer.times,
             }
-            for answer in pipeline.answer(loaded, options.question, choices)
+            for answer in answers
         ]
 
     if not options.question.strip():

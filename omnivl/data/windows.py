@@ -1,7 +1,9 @@
-"""Windows of a video: spans of equal length, one every stride, each as the frames that a model looks at.
+"""Windows of a video: spans of equal length, one every stride, each as the frames that a model looks at; by scenes, the
+same anew from each cut on, so that none shows two scenes.
 
-A file is decoded once, however many windows it has and however they overlap; memory holds the frames of the windows
-that are open, at the model's size. Each window shows what `read_video(path, num_frames, start, end)` would show.
+A file is decoded once, however many windows it has and however they overlap (and once before to find the cuts); memory
+holds the frames of the windows that are open, at the model's size. Each window shows what
+`read_video(path, num_frames, start, end)` would show.
 The paper (OmniVL, arXiv 2209.07526) says nothing about long films: all of this is ours. This room knows no model.
 Axes: T frames, H height, W width.
 """
@@ -10,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from omnivl.data.files import opened, recognised
 from omnivl.data.frames import displayed
 from omnivl.data.images import bad
 from omnivl.data.media import read_video
+from omnivl.data.scenes import find_cuts
 from omnivl.data.transforms import prepare
 from omnivl.data.videos import timed
 
@@ -30,7 +34,7 @@ from omnivl.data.videos import timed
 class Window:
     """The frames (T, size, size, 3) uint8 of [start, end] and when each is first shown, in seconds of the film."""
 
-    number: int  # counted from 0: it starts at number * stride
+    number: int  # counted from 0
     start: float
     end: float
     frames: np.ndarray
@@ -51,19 +55,27 @@ def read_windows(
     stride: float,
     size: int,
     interpolation: str = "bicubic",
+    scenes: bool = False,
     first: int = 0,
 ) -> Iterator[Window]:
-    """The windows of a video from number `first` on, in order. `stride` may be at most `seconds`.
+    """The windows of a video from number `first` on, in order. `stride` may be at most `seconds`; with `scenes` each
+    scene has windows of its own.
 
     Raises BadSample, as `read_video` does; ValueError for lengths that make no sense.
     """
     if not 0 < stride <= seconds < math.inf:
         raise ValueError(f"windows of {seconds:g} s every {stride:g} s: wanted 0 < stride <= length")
     head = read_video(path, num_frames, 0, seconds)
-    planned = spans(head.duration, seconds, stride)
-    if first == 0:
+    ends = [0.0, *(find_cuts(path) if scenes else []), head.duration]
+    planned = [
+        (begin + start, begin + end)
+        for begin, over in pairwise(ends)
+        for start, end in spans(over - begin, seconds, stride)
+    ]
+    rest = [(number, *planned[number]) for number in range(first, len(planned))]
+    if first == 0 and planned[0][1] == min(seconds, head.duration):  # it has been read
         yield Window(0, 0.0, planned[0][1], prepare(head.frames, size, interpolation), head.times)
-    rest = [(number, *planned[number]) for number in range(max(first, 1), len(planned))]
+        rest = rest[1:]
     del head
     if not rest:
         return

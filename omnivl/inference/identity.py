@@ -33,6 +33,7 @@ def describe(
     seconds: float | None = None,
     stride: float | None = None,
     backend: str | None = None,
+    scenes: bool | None = None,
 ) -> Description:
     """What an index of this model is like; what is not given is as `known`, or the default."""
     if backend not in (None, "exact", "faiss"):
@@ -44,7 +45,8 @@ def describe(
     if stride is not None:
         settings = replace(settings, stride=float(stride))
     check_windows(settings.seconds, settings.stride)
-    settings = replace(settings, num_frames=frames, backend=backend or settings.backend)
+    scenes = settings.scenes if scenes is None else scenes
+    settings = replace(settings, num_frames=frames, backend=backend or settings.backend, scenes=scenes)
     name = pipeline.name or "a model without a name"
     name = str(Path(name).absolute()) if Path(name).is_dir() else name  # else it is one of a hub
     return Description(name, fingerprint(pipeline), pipeline.config.embed_dim, settings)
@@ -80,8 +82,11 @@ def refuse_another(folder: Path | str, known: Description, wanted: Description) 
         )
     old, new = known.settings, wanted.settings
     if known.key != wanted.key:
+        told = [
+            f"{s.num_frames} frames over {s.seconds:g} s every {s.stride:g} s{' of each scene' * s.scenes}"
+            for s in (old, new)
+        ]
         raise ValueError(
-            f"the index in {folder} has windows of {old.num_frames} frames over {old.seconds:g} s every "
-            f"{old.stride:g} s, not {new.num_frames} over {new.seconds:g} s every {new.stride:g} s: make it anew with "
-            f"`{command} --window {new.seconds:g} --stride {new.stride:g}`"
+            f"the index in {folder} has windows of {told[0]}, not {told[1]}: make it anew with "
+            f"`{command} --window {new.seconds:g} --stride {new.stride:g} --{'' if new.scenes else 'no-'}scenes`"
         )

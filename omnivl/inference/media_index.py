@@ -51,6 +51,7 @@ class Result:
     start: float | None
     end: float | None
     id: int  # of the file in the index
+    similarity: float | None = None  # the cosine, where the score is another one: both say where it stands
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class MediaIndex:
         self.store, self.pipeline = store, pipeline
         self.report = report  # of the run that built it
         self.matcher = Matcher(pipeline, store.description.settings.num_frames)
-        self._selected: tuple[Any, np.ndarray, np.ndarray, np.ndarray] | None = None
-        self._graph: tuple[Any, Graph] | None = None
+        self._selected: tuple[Any, np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._searcher: tuple[Any, Searcher] | None = None
 
     @classmethod
     def build(
@@ -81,6 +82,7 @@ class MediaIndex:
         seconds: float | None = None,
         stride: float | None = None,
         backend: str | None = None,
+        scenes: bool | None = None,
         prune: bool = False,
         rebuild: bool = False,
         engine: str | None = None,
@@ -94,6 +96,8 @@ class MediaIndex:
                 else omnivl/index where the user's data live.
             seconds, stride: of the windows of videos; None: as the index has them, else 4 and half the length.
             backend: exact, or faiss (a graph; in Milvus its own); None: as the index has it, else exact.
+            scenes: windows begin anew where a film is cut, which takes a second decoding; None: as the index has it,
+                else they do not.
             prune: forget files of folders that are gone or empty, too.
             rebuild: where the index is of another model or other windows, make a new one in its place; the old one
                 stays until that is whole.
@@ -113,7 +117,7 @@ class MediaIndex:
                 collection.check_owner(folder)
         pipeline = model if isinstance(model, Pipeline) else load(model)
         known = read_description(folder)
-        wanted = describe(pipeline, known.settings if known else None, seconds, stride, backend)
+        wanted = describe(pipeline, known.settings if known else None, seconds, stride, backend, scenes)
         if known is not None and not rebuild:
             refuse_another(shown(uri) if uri else folder, known, wanted)
         many = [folders] if isinstance(folders, (str, Path)) else list(folders)
@@ -225,7 +229,7 @@ class MediaIndex:
         judged = [(p + r.score / temperature, p, r) for p, r in zip(logs, head, strict=True) if p is not None]
         judged.sort(key=lambda one: -one[0])
         log.info("matching %d candidates took %.1f s", len(head), time.monotonic() - started)
-        results = [replace(r, score=math.exp(p), kind="match") for _, p, r in judged]
+        results = [replace(r, score=math.exp(p), kind="match", similarity=r.score) for _, p, r in judged]
         best = max((r.score for r in results), default=0.0)
         results = results + tail if min_match is None else [r for r in results if r.score >= min_match]
         return Found(results[:top_k], best)
@@ -235,14 +239,15 @@ class MediaIndex:
         if isinstance(self.store, Collection):
             hits = self.store.nearest(vector, count, filters)
             return [Result(hit.path, hit.kind, hit.score, "cosine", hit.start, hit.end, hit.file) for hit in hits]
-        vectors, rows, files = self.select(filters)
-        allowed = np.unique(rows)
+        vectors, rows, files, allowed = self.select(filters)
         results: dict[int, Result] = {}
         asked = looked = 0
         while len(results) < count and asked < len(allowed):
             asked = min(max(4 * asked, 4 * count), len(allowed))  # a film has many windows: count files
             found, scores = self.searcher(vectors).search(vector, asked, allowed)
             for row, score in zip(found[looked:].tolist(), scores[looked:].tolist(), strict=True):
+                if len(results) >= count:
+                    break
                 for file in files[np.searchsorted(rows, row) : np.searchsorted(rows, row, "right")].tolist():
                     if file not in results and (result := self.result(file, row, score)) is not None:
                         results[file] = result
@@ -262,24 +267,25 @@ class MediaIndex:
         path, kind, start, end = found[0]
         return Result(os.fsdecode(path), kind, score, "cosine", start, end, file)
 
-    def select(self, filters: Filters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Vectors, and the rows and files that may be found, kept until the index changes."""
+    def select(self, filters: Filters) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Vectors, the rows and files that may be found, and each of these rows once; kept until the index changes."""
         assert isinstance(self.store, Store)
         state, selected = (filters, self.store.changes()), self._selected
         if selected is None or selected[0] != state:
             vectors, pairs = self.store.snapshot(*filters.query())
             both = np.array(pairs, np.int64).reshape(-1, 2)
-            self._selected = selected = state, vectors, both[:, 0].copy(), both[:, 1].copy()
+            rows, files = both.T.copy()
+            self._selected = selected = state, vectors, rows, files, np.unique(rows)
         return selected[1:]
 
     def searcher(self, vectors: np.ndarray) -> Searcher:
+        """Of these vectors, kept until there are others."""
         assert isinstance(self.store, Store)
-        if self.store.description.settings.backend == "exact":
-            return Exact(vectors)
-        path = graph_path(self.store)
-        state, kept = (path, len(vectors)), self._graph
+        state, kept = (getattr(vectors, "filename", None), len(vectors)), self._searcher
         if kept is None or kept[0] != state:
-            self._graph = kept = state, Graph(vectors, grow_graph(path, vectors, keep=False))
+            exact = self.store.description.settings.backend == "exact"
+            made = Exact(vectors) if exact else Graph(vectors, grow_graph(graph_path(self.store), vectors, keep=False))
+            self._searcher = kept = state, made
         return kept[1]
 
 

@@ -1,8 +1,8 @@
 """Moments: the spans of one long video that a text describes.
 
 Windows slide over the film; each stretch of a stride takes the mean similarity of the windows that show it, and a
-moment reaches from a peak down to half of its height on both sides. The paper (OmniVL, arXiv 2209.07526) has no such
-task: this is ours. Axes: W windows, C stretches, E embedding.
+moment reaches from a peak down to two thirds of its height on both sides. The paper (OmniVL, arXiv 2209.07526) has no
+such task: this is ours. Axes: W windows, C stretches, E embedding.
 """
 
 import os
@@ -17,7 +17,8 @@ from omnivl.inference.inputs import Loaded
 from omnivl.inference.pipeline import BATCH, Pipeline
 
 FLOOR = 0.1  # share of a film that is taken for not showing what is looked for
-ALIKE = 0.01  # cosines that differ by less tell nothing: a film of one thing is one moment
+REACH = 2 / 3  # of a peak's height: chosen by `studies/moments.py` on the validation split
+ALIKE = 0.05  # cosines that differ by less tell nothing: a film of one thing is one moment
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,12 @@ def find_moments(
     step = max(seconds / 4, SHORTEST) if stride is None else stride
     check_windows(seconds, step)
     spans, vectors = embedded(pipeline, film, seconds, step)
-    stretches, scores = stretched(spans, vectors @ pipeline.embed_text(text), step)
+    return moments_in(spans, vectors @ pipeline.embed_text(text), step, top_k)
+
+
+def moments_in(spans: np.ndarray, scores: np.ndarray, stride: float, top_k: int) -> list[Moment]:
+    """The best moments, given the windows (W, 2) of a film in seconds and the cosine of each with what is sought."""
+    stretches, scores = stretched(spans, scores, stride)
     found = [
         Moment(float(stretches[first, 0]), float(stretches[last, 1]), float(scores[first : last + 1].mean()))
         for first, last in peaks(scores, top_k)
@@ -80,24 +86,24 @@ def embedded(
 def stretched(spans: np.ndarray, scores: np.ndarray, stride: float) -> tuple[np.ndarray, np.ndarray]:
     """Starts and ends (C, 2) of the stretches of a film, and for each the mean score of the windows that show it."""
     length = spans[-1, 1]
-    starts = np.arange(max(int(np.ceil(length / stride - 1e-6)), 1)) * stride
-    stretches = np.stack([starts, np.minimum(starts + stride, length)], 1)
+    starts = np.arange(max(int(np.floor(length / stride + 0.5)), 1)) * stride
+    stretches = np.stack([starts, [*starts[1:], length]], 1)  # what is left at the end is one where it is half of one
     middles = stretches.mean(1)[:, None]
     shows = (spans[:, 0] <= middles) & (middles <= spans[:, 1])  # (C, W)
     return stretches, shows @ scores / shows.sum(1)
 
 
 def peaks(scores: np.ndarray, top_k: int) -> list[tuple[int, int]]:
-    """(first, last) of the runs of stretches around the highest peaks, down to half of their height above the floor;
-    none whose peak is below half of the highest."""
+    """(first, last) of the runs of stretches around the highest peaks, down to REACH of their height above the
+    floor; none whose peak is below that of the highest."""
     floor = min(float(np.quantile(scores, FLOOR)), float(scores.max()) - ALIKE)
     free = np.ones(len(scores), bool)
     found: list[tuple[int, int]] = []
     while free.any() and len(found) < top_k:
         peak = int(np.where(free, scores, -np.inf).argmax())
-        if scores[peak] < (scores.max() + floor) / 2:
+        if scores[peak] < floor + REACH * (scores.max() - floor):
             break
-        level = (scores[peak] + floor) / 2
+        level = floor + REACH * (scores[peak] - floor)
         first = last = peak
         while first > 0 and free[first - 1] and scores[first - 1] >= level:
             first -= 1

@@ -4,10 +4,11 @@ Images and videos go through every verb alike; one input gives one result, a lis
 `pipeline.model`. This room knows nothing of tasks or training.
 """
 
+import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from omnivl.data.media import BadSample
 from omnivl.inference.inputs import Loaded, Media, is_many, read_media
+from omnivl.inference.outputs import Answer, Caption, Label, Match
 from omnivl.model import OmniVL
 from omnivl.model.answering import answer_list, ask, choose, write
 from omnivl.model.folder import load_folder, save_folder
@@ -25,36 +27,10 @@ from omnivl.model.hub import local_folder, push_folder
 from omnivl.prompts import fill, label_prompts
 from omnivl.tokenizer import Tokenizer
 
+log = logging.getLogger(__name__)
 MAX_TOKENS = 40
-BATCH = {"image": 32, "video": 8}
+BATCH = {"image": 32, "video": 8}  # at most; halved on a device that has no room for so many
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Caption:
-    text: str
-    score: float  # mean log-probability a token
-    times: tuple[float, ...] | None = None  # seconds looked at; None for an image
-
-
-@dataclass(frozen=True)
-class Match:
-    score: float  # probability that text and picture match
-    times: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Label:
-    text: str
-    score: float  # a probability
-
-
-@dataclass(frozen=True)
-class Answer:
-    text: str
-    score: float  # its probability: among the choices where some were given, else that the model writes just this
-    alternatives: tuple[Label, ...]  # the choices, or the likeliest answers, best first, this one among them
-    times: tuple[float, ...] | None = None  # seconds looked at; None for an image
 
 
 class Pipeline:
@@ -65,21 +41,27 @@ class Pipeline:
         self.folder = folder  # where it was loaded from, if anywhere
         self.config = model.config
         self.name = ""  # what it was loaded as: a folder or a hub id
+        self.batch = dict(BATCH)
+        self.half = (
+            torch.float16 if self._device.type == "cuda" else None
+        )  # what matrices are multiplied in; else float32
 
     # --- verbs -------------------------------------------------------------------------------------------------------
 
     def embed(self, media: Any) -> np.ndarray:
         """Unit vectors (N, E) float32 of pictures and clips; one input gives (E,). Raises BadSample."""
-        rows = self._each(media, lambda tokens, embed, medium: list(embed.float().cpu().numpy()))
-        if isinstance(rows, list):
+        rows = self._batches(
+            self._load(media), lambda pixels, medium: list(self.model.embed_visual(pixels).float().cpu().numpy())
+        )
+        if is_many(media):
             return np.stack(rows) if rows else np.zeros((0, self.config.embed_dim), np.float32)
-        return rows
+        return rows[0]
 
     def embed_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """Unit vectors (N, E) float32; one text gives (E,)."""
         many = [texts] if isinstance(texts, str) else list(texts)
         rows: list[np.ndarray] = []
-        with torch.inference_mode():
+        with self._inference():
             for first in range(0, len(many), 256):
                 ids, mask = self._tokens(many[first : first + 256])
                 rows += list(self.model.encode_text(ids, mask).embed.float().cpu().numpy())
@@ -274,10 +256,10 @@ class Pipeline:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def read(self, media: Media) -> Loaded:
-        """One picture or clip at the model's size. Raises BadSample for a file, ValueError for an array of another
-        shape."""
-        return read_media(media, self.config)
+    def read(self, media: Media, start: float | None = None, end: float | None = None) -> Loaded:
+        """One picture or clip at the model's size; of a video file [start, end] in seconds. Raises BadSample for a
+        file, ValueError for an array of another shape."""
+        return read_media(media, self.config, start, end)
 
     def _load(self, media: Any) -> list[Loaded]:
         return [self.read(item) for item in (media if is_many(media) else [media])]
@@ -287,18 +269,45 @@ class Pipeline:
         return results if is_many(media) else results[0]
 
     def _run(self, loaded: list[Loaded], act: Callable[[Tensor, Tensor, str], list[T]]) -> list[T]:
-        """Encode in batches of one medium and act on each; results in the order of `loaded`."""
+        """Encode in batches and act on each; results in the order of `loaded`."""
+
+        def encode(pixels: Tensor, medium: str) -> list[T]:
+            visual = self.model.encode_visual(pixels)
+            return act(visual.tokens, visual.embed, medium)
+
+        return self._batches(loaded, encode)
+
+    def _batches(self, loaded: list[Loaded], act: Callable[[Tensor, str], list[T]]) -> list[T]:
+        """Act on the pixels (B, T, C, H, W) of batches of one medium; results in the order of `loaded`."""
         results: dict[int, T] = {}
-        with torch.inference_mode():
-            for medium, size in BATCH.items():
-                numbers = [i for i, item in enumerate(loaded) if item.medium == medium]
-                for first in range(0, len(numbers), size):
-                    part = numbers[first : first + size]
-                    frames = np.stack([loaded[i].frames for i in part]).transpose(0, 1, 4, 2, 3)
-                    pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self._device)
-                    visual = self.model.encode_visual(pixels)
-                    results |= zip(part, act(visual.tokens, visual.embed, medium), strict=True)
+        for medium in BATCH:
+            waiting = [i for i, item in enumerate(loaded) if item.medium == medium]
+            while waiting:
+                part = waiting[: self.batch[medium]]
+                frames = np.stack([loaded[i].frames for i in part]).transpose(0, 1, 4, 2, 3)
+                try:
+                    with self._inference():
+                        pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self._device)
+                        results |= zip(part, act(pixels, medium), strict=True)
+                    waiting = waiting[len(part) :]
+                except torch.OutOfMemoryError:
+                    self._halve(medium, len(part))
         return [results[i] for i in range(len(loaded))]
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """No gradients, and half precision where it is faster."""
+        with torch.inference_mode(), torch.autocast(self._device.type, self.half, enabled=self.half is not None):
+            yield
+
+    def _halve(self, medium: str, size: int) -> None:
+        """Batches from now on, after one of `size` had no room. Raises ValueError where it was one alone."""
+        if size == 1:
+            raise ValueError(f"{self._device} has no room for this model and one {medium}: choose another device")
+        self.batch[medium] = size // 2
+        log.warning("%s has no room for batches of %d (%s): going on with %d", self._device, size, medium, size // 2)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self.tokenizer(texts, max_tokens=MAX_TOKENS)

@@ -177,6 +177,7 @@ class Reader:
             cut.num_frames,
             seconds=cut.seconds,
             stride=cut.stride,
+            scenes=cut.scenes,
             size=vision.image_size,
             interpolation=self.pipeline.config.interpolation,
             first=first,

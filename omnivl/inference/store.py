@@ -58,6 +58,7 @@ class Settings:
     seconds: float = 4.0  # a window's length
     stride: float = 2.0  # seconds between the starts of windows
     backend: str = "exact"  # exact or faiss
+    scenes: bool = False  # windows begin anew where the film is cut
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Description:
 
     @property
     def key(self) -> str:
-        cut = (self.settings.num_frames, self.settings.seconds, self.settings.stride)
+        cut: tuple[Any, ...] = (self.settings.num_frames, self.settings.seconds, self.settings.stride)
+        cut += ("scenes",) if self.settings.scenes else ()
         return hashlib.blake2b(repr((self.fingerprint, cut)).encode(), digest_size=6).hexdigest()
 
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from omnivl.config import FORMAT_VERSION, ConfigError, ModelConfig, from_dict, read_json, to_dict
 from omnivl.model.layers import CrossKV, KVCache, linear
@@ -269,6 +270,14 @@ def save_weights(model: OmniVL, folder: Path | str) -> None:
     os.replace(part, folder / "config.json")
 
 
+class Undrawn(TorchFunctionMode):
+    """Weights stay as the memory was. (Made on the meta device instead, they load torch's compiler, for seconds.)"""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        drawn = func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+        return kwargs["tensor"] if drawn else func(*args, **(kwargs or {}))
+
+
 def load_model(folder: Path | str, device: torch.device | str = "cpu") -> OmniVL:
     """The model in a folder, in float32 whatever precision it was saved in, in evaluation mode.
 
@@ -286,12 +295,11 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> OmniVL
         weights = load_file(file)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is damaged or not finished ({error}): copy or download it again") from None
-    with torch.device("meta"):  # nothing is drawn only to be overwritten
+    with Undrawn():  # nothing is drawn only to be overwritten
         model = OmniVL(config)
         if "labels" in extra:
             model.add_classifier(extra["labels"])
     model.extra = extra
-    model.register_pixel_scale()
     load_weights(model, weights, str(file))
     return model.to(device).eval()
 

@@ -26,6 +26,7 @@ class AnsweringTask(Task):
     def __init__(self, model: OmniVL, config: TaskConfig, *, enc_id: int, dec_id: int) -> None:
         super().__init__()
         self.model, self.config, self.enc_id, self.dec_id = model, config, enc_id, dec_id
+        model.extra["answers"] = True  # whoever uses it may know
 
     def forward(self, batch: Batch, step: int, micro: int) -> Losses:
         assert batch.pixels is not None

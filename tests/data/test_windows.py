@@ -1,11 +1,14 @@
 """Windows of a film show what reading each span on its own shows, in one pass; a film no longer than one is one."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from omnivl.data import world
 from omnivl.data.media import BadSample, read_video
+from omnivl.data.scenes import cuts_among, find_cuts
 from omnivl.data.transforms import prepare
 from omnivl.data.windows import read_windows, spans
 from tests.data.make_media import animation, damage, numbered, write_sound, write_video
@@ -80,3 +83,54 @@ def test_a_film_with_damage_gives_windows_in_order(tmp_path: Path) -> None:
         found = read(path)
     numbers = [w.number for w in found]
     assert numbers == sorted(set(numbers)) and len(numbers) >= 8
+
+
+# --- scenes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
+    """Clips in which something moves on other grounds, 25 frames a second, and when each but the first begins."""
+    lengths = (60, 35, 110, 20, 75)
+    items = world.gallery("train", "video", 40, 0, num_frames=max(lengths))
+    items = [item for item in items if item.motion != "still"]
+    clips = [items[0]]
+    for item in items:
+        clips += [item] if item.scene.ground != clips[-1].scene.ground and len(clips) < len(lengths) else []
+    frames = np.concatenate([clip.frames[:n] for clip, n in zip(clips, lengths, strict=True)])
+    path = write_video(tmp_path_factory.mktemp("scenes") / "joined.mp4", frames, fps=25)
+    return path, (np.cumsum(lengths)[:-1] / 25).tolist()
+
+
+def test_cuts_are_where_clips_were_joined(joined: tuple[Path, list[float]], tmp_path: Path) -> None:
+    path, expected = joined
+    assert find_cuts(path) == pytest.approx(expected, abs=1e-3)
+    (clip, *_) = world.gallery("train", "video", 1, 0, num_frames=50)
+    assert find_cuts(write_video(tmp_path / "one.mp4", clip.frames, fps=25)) == []
+    assert find_cuts(animation(tmp_path / "a.gif", numbered(9), [100] * 9)) == []
+
+
+def test_a_pan_or_a_flash_is_no_cut() -> None:
+    times = [i / 10 for i in range(30)]
+    assert cuts_among(times, [0.0, *[0.2] * 29]) == [], "all frames differ alike"
+    changes = [0.01] * 30
+    changes[10], changes[11], changes[20] = 0.5, 0.5, 0.05
+    assert cuts_among(times, changes) in ([], [1.0]), "there and back is one cut at most; a small change is none"
+    changes[22] = 0.3
+    assert cuts_among(times, changes)[-1] == 2.2
+    assert cuts_among([], []) == cuts_among([0.0], [0.0]) == []
+
+
+def test_no_window_by_scenes_shows_two_and_all_are_covered(joined: tuple[Path, list[float]]) -> None:
+    path, cuts = joined
+    found = read(path, seconds=2.0, stride=1.0, scenes=True)
+    duration = read_video(path, 1).duration
+    ends = [0.0, *cuts, duration]
+    expected = [(a + s, a + e) for a, b in pairwise(ends) for s, e in spans(b - a, 2.0, 1.0)]
+    np.testing.assert_allclose([(w.start, w.end) for w in found], expected, atol=1e-3)
+    for window in found:
+        clip = read_video(path, 4, window.start, window.end)
+        assert window.times == pytest.approx(clip.times)
+        np.testing.assert_array_equal(window.frames, prepare(clip.frames, SIZE))
+    later = read(path, seconds=2.0, stride=1.0, scenes=True, first=3)
+    assert [(w.number, w.start) for w in later] == [(w.number, w.start) for w in found][3:]

@@ -120,6 +120,17 @@ def test_windows_and_stride_are_settings_that_an_index_keeps(build: Callable[...
     assert build(seconds=4.0, rebuild=True).embedded == 8
 
 
+def test_windows_by_scenes_are_a_setting(build: Callable[..., Report], media: Path, tmp_path: Path) -> None:
+    plain = [np.full((32, 48, 3), shade, np.uint8) for shade in (20, 200, 90) for _ in range(25)]
+    write_video(media / "film.mp4", plain, fps=10)
+    build(scenes=True)
+    film = next(windows for path, windows in contents(tmp_path / "index").items() if path.endswith("film.mp4"))
+    assert [(start, end) for start, end, _ in film] == [(0, 2.5), (2.5, 5), (5, 7.5)]
+    assert build().unchanged == 9, "the index keeps it"
+    with pytest.raises(ValueError, match=r"every 2 s of each scene, not .* every 2 s: .*--no-scenes"):
+        build(scenes=False)
+
+
 def test_vectors_that_are_cut_short_are_told_and_not_filled_up(
     pipeline: Pipeline, build: Callable[..., Report], media: Path, tmp_path: Path
 ) -> None:

@@ -73,9 +73,14 @@ def test_stretches_average_the_windows_that_show_them() -> None:
     np.testing.assert_allclose(scores, [1, 2, 4, 5])
 
 
-def test_peaks_reach_down_to_half_of_their_height() -> None:
-    assert peaks(np.array([0, 0, 0.4, 0.6, 1, 0.8, 0.2, 0]), 3) == [(3, 5)]
-    assert peaks(np.array([0.1, 0, 1, 0, 0, 0.9, 0.9, 0, 0.3, 0, 0]), 9) == [(2, 2), (5, 6)]
+def test_what_is_left_at_the_end_of_a_film_is_no_stretch_of_its_own() -> None:
+    stretches, _ = stretched(np.array([(0, 4), (1, 5), (2, 5.3)]), np.ones(3), 1.0)
+    np.testing.assert_allclose(stretches[-2:], [(3, 4), (4, 5.3)])
+
+
+def test_peaks_reach_down_to_two_thirds_of_their_height() -> None:
+    assert peaks(np.array([0, 0, 0.6, 0.7, 1, 0.8, 0.2, 0]), 3) == [(3, 5)], "a shoulder is no moment of its own"
+    assert peaks(np.array([0.1, 0, 1, 0, 0, 0.9, 0.9, 0, 0.6, 0, 0]), 9) == [(2, 2), (5, 6)]
 
 
 def test_what_has_no_moments_is_told(pipeline: Pipeline, tmp_path: Path) -> None:

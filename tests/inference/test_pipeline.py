@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,6 +182,18 @@ def test_arrays_of_another_kind_are_refused_in_one_sentence(model: Pipeline, arr
         model.embed(array)
 
 
+def test_grey_and_transparent_arrays_are_seen_as_pictures_of_them_are(model: Pipeline) -> None:
+    rng = np.random.default_rng(0)
+    grey, clear = rng.integers(0, 256, (20, 30), np.uint8), rng.integers(0, 256, (20, 30, 4), np.uint8)
+    for array in (grey, grey[..., None]):
+        np.testing.assert_array_equal(model.read(array).frames, model.read(Image.fromarray(grey)).frames)
+    np.testing.assert_allclose(model.read(clear).frames, model.read(Image.fromarray(clear)).frames, atol=1)
+    for frames in (np.stack([grey] * 6)[..., None], np.stack([clear] * 6)):
+        film, still = model.read(frames), model.read(frames[0])
+        assert film.medium == "video" and len(film.frames) == 4
+        np.testing.assert_array_equal(film.frames[1], still.frames[0])
+
+
 def test_what_cannot_be_read_is_named(model: Pipeline, tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     for name in ("empty.jpg", "missing.jpg"):
@@ -216,3 +229,66 @@ def test_preprocessing_that_contradicts_the_config_is_refused(tmp_path: Path) ->
     path.write_text(json.dumps({**said, "image_mean": [0.5, 0.5, 0.5]}))
     with pytest.raises(ValueError, match=r"says image_mean .*make them say the same"):
         omnivl.load(tmp_path / "m", device="cpu")
+
+
+@pytest.mark.parametrize("verb", ["embed", "caption"])
+def test_batches_are_halved_until_there_is_room_and_stay_so(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = omnivl.load(mini_folder(tmp_path / "mini"), device="cpu")
+    pictures = [np.full((8, 8, 3), 5 * i, np.uint8) for i in range(50)]
+    method = "embed_visual" if verb == "embed" else "encode_visual"
+    expected, sizes, encode = getattr(pipeline, verb)(pictures), list[int](), getattr(pipeline.model, method)
+
+    def small_device(pixels: torch.Tensor) -> Any:
+        sizes.append(len(pixels))
+        if len(pixels) > 9:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return encode(pixels)
+
+    monkeypatch.setattr(pipeline.model, method, small_device)
+    for found in (getattr(pipeline, verb)(pictures), getattr(pipeline, verb)(pictures)):
+        if verb == "embed":
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+        else:
+            assert [caption.text for caption in found] == [caption.text for caption in expected]
+    assert sizes == [32, 16, *[8] * 6, 2, *[8] * 6, 2], "found once"
+    assert [record.args[1:] for record in caplog.records if record.args] == [(32, "image", 16), (16, "image", 8)]  # type: ignore[index]
+
+
+def test_no_room_for_one_is_told(model: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(pixels: torch.Tensor) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(model.model, "embed_visual", full)
+    monkeypatch.setattr(model, "batch", dict(model.batch))
+    with pytest.raises(ValueError, match="no room for this model and one image"):
+        model.embed([np.zeros((8, 8, 3), np.uint8)] * 3)
+
+
+def precision(pipeline: Pipeline, half: torch.dtype | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list:
+    monkeypatch.setattr(pipeline, "half", half)
+    media = [picture(tmp_path / "a.png", 1), moving_gif(tmp_path / "a.gif")]
+    rows = [pipeline.embed(media), pipeline.embed_text(["a red circle"])]
+    pipeline.caption(media), pipeline.answer(media, "what?", ["a", "b"])
+    labels = {label.text: label.score for label in pipeline.classify(media[0], ["star", "ring"])}
+    return [*rows, labels["star"], pipeline.match(media[0], "a red circle").score]
+
+
+def test_half_precision_tells_nearly_the_same(model: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what a CPU has of it; a GPU's is below."""
+    assert model.half is None, "a CPU computes in float32"
+    whole = precision(model, None, tmp_path, monkeypatch)
+    half = precision(model, torch.bfloat16, tmp_path, monkeypatch)
+    assert half[0].dtype == np.float32 and not np.array_equal(half[0], whole[0])
+    for one, other in zip(whole, half, strict=True):
+        np.testing.assert_allclose(one, other, atol=0.03)
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_in_half_precision(model: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = precision(model, None, tmp_path, monkeypatch)
+    device = omnivl.load(mini_folder(tmp_path / "mini"), device="cuda")
+    assert device.half is torch.float16
+    for one, other in zip(here, precision(device, torch.float16, tmp_path, monkeypatch), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.01)

@@ -25,14 +25,16 @@ def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
+@pytest.mark.parametrize("kept", [0, 2**20])
 @pytest.mark.parametrize("k", [1, 7, 400, 1000])
-def test_exact_search_equals_brute_force(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_search_equals_brute_force(k: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "BLOCK", 64)
+    monkeypatch.setattr(search, "KEPT", kept)
     rng = np.random.default_rng(0)
     vectors = unit(rng, 500, 24).astype(np.float16)
     vectors[100:140] = vectors[60]  # ties, over the edge of a block
     some = np.flatnonzero(rng.random(500) < 0.8)
-    for rows in (np.arange(500), some, np.array([3]), np.arange(0)):
+    for rows in (np.arange(500), some, some[::9].copy(), np.array([3]), np.arange(0)):
         for query in unit(rng, 3, 24):
             found, scores = Exact(vectors).search(query, k, rows)
             exact = vectors[rows].astype(np.float64) @ query.astype(np.float64)

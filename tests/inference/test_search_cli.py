@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,20 @@ def test_index_then_search(capfd: Capture, tmp_path: Path, model: str) -> None:
     assert main(["search", "a red circle", "--min-match", "1"]) == 0
     out, err = capfd.readouterr()
     assert out == "" and "nothing matches (best 0." in err
+    assert main(["search", "a red circle", "--rerank", "2", "-t", "3"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [re.fullmatch(r"0\.\d{3} \(-?0\.\d{3}\)\t.*", line) is not None for line in lines] == [True, True, False]
+    assert main(["search", "a red circle", "--rerank", "1", "-t", "1", "--json"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["results"]
+    assert row["kind"] == "match" and -1 <= row["similarity"] <= 1
+
+
+def test_a_file_that_is_not_there_is_a_text_and_told(capfd: Capture, tmp_path: Path, model: str) -> None:
+    assert main(["index", str(fill(tmp_path / "media")), "--model", model]) == 1
+    capfd.readouterr()
+    assert main(["search", "holiday.jpg", "-t", "1"]) == 0
+    assert "no file holiday.jpg: it is searched for as a text" in capfd.readouterr().err
+    assert main(["search", "a red circle. " * 400, "-t", "1"]) == 0, "too long for a name"
 
 
 def test_search_in_a_folder_indexes_what_is_missing_first(capfd: Capture, tmp_path: Path, model: str) -> None:
@@ -140,6 +155,8 @@ def test_a_name_that_is_no_text_is_written_as_the_system_has_it(
     for option, end in (("-0", b"\0"), ("--paths-only", b"\n")):
         assert main(["search", "a red circle", option]) == 0
         assert capfdbinary.readouterr().out == os.fsencode(media) + b"/\xff\n.png" + end
+    assert main(["search", "a red circle"]) == 0
+    assert capfdbinary.readouterr().out.endswith(b"/\xff\\n.png\n"), "one line"
     assert main(["search", "a red circle", "--json"]) == 0
     (row,) = json.loads(capfdbinary.readouterr().out.decode("utf-8"))["results"]
     assert os.fsencode(row["path"]) == os.fsencode(media) + b"/\xff\n.png"

@@ -20,6 +20,7 @@ import pytest
 from omnivl.cli import main
 from omnivl.inference.media_index import MediaIndex
 from omnivl.inference.pipeline import Pipeline
+from tests.conftest import SCHEMATHESIS
 from tests.helpers import mini_folder
 from tests.inference.conftest import fill
 
@@ -84,6 +85,20 @@ def test_sixty_four_clients_for_a_minute(
     half, most = np.quantile(times, (0.5, 0.99))
     size = f"{early / 2**20:.0f} MiB early, {memory() / 2**20:.0f} late"
     print(f"{len(times)} requests, p50 {half:.3f} s, p99 {most:.3f} s, {size}")
+
+
+@pytest.mark.long
+@pytest.mark.schemathesis
+def test_whatever_is_asked_is_answered_as_the_description_says(
+    server: tuple[subprocess.Popen[str], str], tmp_path: Path
+) -> None:
+    """Requests drawn from the OpenAPI description: no 500, and no answer that it does not know."""
+    _, address = server
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    words = [str(SCHEMATHESIS), "run", f"{address}openapi.json", "--checks", checks, "--seed", "0"]
+    options = ["--phases", "examples,coverage,fuzzing", "--max-examples", "30", "--no-color", "--request-timeout", "60"]
+    found = subprocess.run([*words, *options], capture_output=True, text=True, timeout=600, check=False, cwd=tmp_path)
+    assert found.returncode == 0, found.stdout[-4000:]
 
 
 def test_it_says_where_it_is_and_answers(server: tuple[subprocess.Popen[str], str]) -> None:

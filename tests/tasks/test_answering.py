@@ -56,6 +56,7 @@ def test_the_loss_is_the_weighted_sum_over_answers_of_their_tokens(config: Model
     ]
     batch = collate(samples, "image", tokenizer, 40)
     task = AnsweringTask(model, TaskConfig(label_smoothing=0.0), enc_id=tokenizer.enc_id, dec_id=tokenizer.dec_id)
+    assert model.extra["answers"], "its folder will say so"
     expected = 0.0
     for sample in samples:
         total = sum(weight for _, weight in sample.answers)

@@ -75,6 +75,7 @@ class Hit(BaseModel):
     kind: Literal["cosine", "match"]
     start: float | None = None
     end: float | None = None
+    similarity: float | None = Field(None, description="the cosine, where the score is the matching probability")
 
 
 class SearchAnswer(BaseModel):
