@@ -95,7 +95,7 @@ class Pipeline:
                 both = [(places[item], text) for item, text in (pairs[number] for number in numbers)]
                 logs = match_log_probability(
                     self.model,
-                    torch.stack([tokens[item] for item in places]),
+                    torch.stack([tokens[item] for item in items]),
                     starting_with(ids, self.tokenizer.enc_id),
                     mask,
                     torch.tensor(both, device=self._device),
