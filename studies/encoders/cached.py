@@ -55,23 +55,18 @@ def lower_visual(model: OmniVL, pixels: Tensor, layers: int) -> Tensor:
     return x.half()
 
 
-def cached_pictures(model: OmniVL, items: Sequence[Item], layers: int, copies: int, rng: np.random.Generator) -> Tensor:
-    """(I, C, 1 + S, D): the first copy is the picture as it is, the others are redrawn."""
+def cached_pictures(model: OmniVL, items: Sequence[Item], layers: int, copy: int) -> Tensor:
+    """(I, 1, 1 + S, D). Copy 0 is the pictures as they are, every other one redraws each in its own way."""
     size = model.config.vision.image_size
-    made = torch.empty(len(items), copies, 1 + model.visual.grid**2, model.config.vision.width, dtype=torch.half)
-    rows = made.flatten(0, 1)
-    waiting: list[np.ndarray] = []
-    done = 0
-    for number, item in enumerate(items, 1):
-        image = read_image(item.media)
-        drawn = [image, *(redraw(image, rng) for _ in range(copies - 1))]
-        waiting += [prepare(np.asarray(one)[None], size) for one in drawn]
-        if len(waiting) >= BATCH or number == len(items):
-            tokens = lower_visual(model, to_pixels(waiting), layers)
-            rows[done : done + len(waiting)] = tokens[:, 0]
-            done += len(waiting)
-            waiting = []
-    return made
+    made = []
+    for first in range(0, len(items), BATCH):
+        pictures = []
+        for number, item in enumerate(items[first : first + BATCH], first):
+            image = read_image(item.media)
+            drawn = redraw(image, np.random.default_rng([copy, number])) if copy else image
+            pictures.append(prepare(np.asarray(drawn)[None], size))
+        made.append(lower_visual(model, to_pixels(pictures), layers))
+    return torch.cat(made)
 
 
 def cached_clips(model: OmniVL, items: Sequence[Item], layers: int) -> Tensor:

@@ -129,7 +129,7 @@ def fit(
                 said = upper_text(model, states[rows, :length], mask[rows, :length], upper.text)
             loss = univlc_loss(seen, said, labels, seen, said, labels, model.temperature.clamp(0.001, 0.5)).mean()
             loss.backward()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
         nn.utils.clip_grad_norm_(learnt, stage.optim.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

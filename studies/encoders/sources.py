@@ -14,8 +14,9 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,36 +47,46 @@ DINOV2 = {
     "hidden_act": "gelu", "layer_norm_eps": 1e-6, "image_size": 518, "patch_size": 14, "use_swiglu_ffn": False,
 }  # fmt: skip
 PIXELS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3}
-# Tensors that the export folded into others' operations, so that only the node which reads them tells what they are.
-BY_NODE = {
-    "/backbone/embeddings/Concat_6": "cls position",
-    "/backbone/embeddings/Reshape_1": "patch positions",
-}
+# Where the export folded a tensor into an operation, the one that reads it tells what it is: the position of [CLS],
+# then those of the patches.
+POSITIONS = ("/backbone/embeddings/Concat_6", "/backbone/embeddings/Reshape_1")
 
 
-def dino_weights(content: bytes) -> dict[str, Tensor]:
-    """The visual encoder within the ONNX file, under the names of Hugging Face's Dinov2Model."""
+class Node(NamedTuple):
+    """An operation of the graph, as far as it tells whose weights it reads."""
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+
+
+def read_onnx(content: bytes) -> tuple[dict[str, Tensor], list[Node]]:
+    """The tensors of an ONNX file by name, and its operations."""
     import onnx
-    from onnx import numpy_helper
 
     graph = onnx.load_from_string(content).graph
-    held = {each.name: torch.from_numpy(numpy_helper.to_array(each).copy()) for each in graph.initializer}
+    held = {each.name: torch.from_numpy(onnx.numpy_helper.to_array(each).copy()) for each in graph.initializer}
+    return held, [Node(each.op_type, each.name, tuple(each.input)) for each in graph.node]
+
+
+def dino_weights(held: Mapping[str, Tensor], nodes: Sequence[Node]) -> dict[str, Tensor]:
+    """The visual encoder among them, under the names of Hugging Face's Dinov2Model."""
     found = {name.removeprefix("backbone."): held[name] for name in held if name.startswith("backbone.")}
     positions = {}
-    for node in graph.node:
-        weights = [held[name] for name in node.input if name.startswith("onnx::") and name in held]
-        if node.op_type == "MatMul" and weights and node.name.startswith("/backbone/encoder/"):
+    for node in nodes:
+        weights = [held[name] for name in node.inputs if name.startswith("onnx::") and name in held]
+        if node.kind == "MatMul" and weights and node.name.startswith("/backbone/encoder/"):
             module = re.sub(r"^/backbone/|/MatMul$", "", node.name).replace("/", ".")
             found[f"{module}.weight"] = weights[0].T  # ONNX multiplies from the right
-        elif node.name in BY_NODE:
-            positions[BY_NODE[node.name]] = weights[0]
-    found["embeddings.position_embeddings"] = torch.cat([positions[name] for name in BY_NODE.values()], 1)
+        elif node.name in POSITIONS:
+            positions[node.name] = weights[0]
+    found["embeddings.position_embeddings"] = torch.cat([positions[name] for name in POSITIONS], 1)
     return {name: value.contiguous() for name, value in found.items()}
 
 
 def write_vision(content: bytes, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(dino_weights(content), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(dino_weights(*read_onnx(content)), folder / "model.safetensors", metadata={"format": "pt"})
     write_json(folder / "config.json", DINOV2)
     write_json(folder / "preprocessor_config.json", PIXELS)
 
