@@ -81,7 +81,7 @@ class Corpus:
             texts.append(fill(prompts[int(rng.integers(len(prompts)))], self.labels[row]))
             keys.append(f"label {self.labels[row]}")
         copies = rng.integers(self.tokens.shape[1], size=len(rows))
-        return self.tokens[rows, copies].float(), texts, keys
+        return self.tokens[rows, copies], texts, keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +94,9 @@ class Steps:
     clips: int = 0  # rows of clips a step
     label_share: float = 0.1
     clip_label_share: float = 0.5
-    block_rate: float = 0.3  # of the rate, for the pretrained visual blocks
-    text_rate: float = 0.1  # for the text blocks
+    patches: int = 24  # of a picture, drawn anew each step (as FLIP does): less work, and other crops of every copy
+    block_rate: float = 1.0  # of the rate, for the pretrained visual block
+    text_rate: float = 0.3  # for the text block
 
 
 def fit(
@@ -122,6 +123,8 @@ def fit(
             tokens, texts, keys = corpus.draw(size, share, rng)
             rows = torch.tensor([place[text] for text in texts])
             length = int(mask[rows].sum(1).max())
+            patches = 1 + rng.permutation(tokens.shape[2] - 1)[: stage.patches]
+            tokens = tokens[:, :, torch.from_numpy(np.append(0, patches))].float()
             number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
             labels = torch.tensor([number[key] for key in keys])
             with torch.autocast("cpu", torch.bfloat16):

@@ -29,7 +29,7 @@ from studies.encoders.fit import Corpus, Steps, Upper, fit
 UPPER = Upper(visual=CUT, text=5)
 OPTIM = OptimConfig(lr=1e-3, warmup_steps=15, betas=(0.9, 0.98))
 DRAWINGS = Steps(steps=200, batch=512, optim=OPTIM)
-BOTH = Steps(steps=100, batch=256, clips=128, optim=OPTIM)
+BOTH = Steps(steps=80, batch=256, clips=128, optim=OPTIM)
 
 
 def corpora(data: Path, features: Path) -> tuple[Corpus, Corpus, float]:
