@@ -4,7 +4,7 @@
 
 ENCODERS (runs/encoders unless given) is what sources.py wrote, --data what studies/mini/build.py wrote with --size 112.
 A file a pass, each with the CPU seconds that it took; what is there already is not made again. --random draws all
-weights anew instead (seed 0): the control.
+weights anew instead (seed 0): the control. --only names the passes to make.
 """
 
 import argparse
@@ -73,14 +73,18 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("runs/mini-data"), help="what build.py --size 112 wrote")
     parser.add_argument("--out", type=Path, default=Path("runs/encoders/features"), help="folder to write to")
     parser.add_argument("--random", action="store_true", help="from random weights")
+    parser.add_argument("--only", nargs="+", metavar="PASS", help="emoji_train_0, ..., flare_train (all)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     model, _ = start(options.encoders, random=options.random)
-    for name, make in passes(model, options.data).items():
+    made = passes(model, options.data)
+    if unknown := set(options.only or ()) - set(made):
+        parser.error(f"there is no pass {', '.join(sorted(unknown))}: choose of {', '.join(made)}")
+    for name in options.only or made:
         path = options.out / f"{name}.safetensors"
         if not path.exists():
             begun = time.process_time()
-            tokens = make()
+            tokens = made[name]()
             seconds = f"{time.process_time() - begun:.1f}"
             partial = path.with_suffix(".part")
             save_file({"tokens": tokens}, partial, metadata={"cpu_seconds": seconds})

@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,11 +44,11 @@ def names_as_labels(source: Path, target: Path) -> None:
     target.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def measured(folder: Path, data: Path, name: str) -> list[Result]:
+def measured(folder: Path, data: Path, name: str, only: Sequence[str]) -> list[Result]:
     model, tokenizer = load_folder(folder)
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as made:
-        for manifest, tasks, frame_counts in TEST:
+        for manifest, tasks, frame_counts in (row for row in TEST if not only or row[0] in only):
             path = data / f"{manifest}.jsonl"
             if manifest.endswith("_names"):
                 path = Path(made) / path.name
@@ -70,9 +71,10 @@ def main() -> int:
     parser.add_argument("name", help="what to call it in the results")
     parser.add_argument("--data", type=Path, default=Path("runs/mini-data"), help="what build.py wrote")
     parser.add_argument("--out", type=Path, default=Path("docs/results/encoders.json"), help="results file")
+    parser.add_argument("--only", nargs="+", default=(), choices=[row[0] for row in TEST], help="manifests (all)")
     options = parser.parse_args()
     begun = time.process_time()
-    results = measured(options.model, options.data, options.name)
+    results = measured(options.model, options.data, options.name, options.only)
     seconds = round(time.process_time() - begun, 1)
     earlier = read_json(options.out)["config"] if options.out.exists() else {}
     run = read_json(options.model.parent / "training.json")

@@ -2,15 +2,16 @@
 
     python studies/encoders/train.py OUT [--encoders runs/encoders] [--features runs/encoders/features] [--seed 0]
 
-Reads what sources.py and features.py wrote, and writes OUT/model, an ordinary model folder, and OUT/training.json with
-the CPU seconds of all that it took. --random starts from random weights (with features of `features.py --random`): the
-control.
+Reads what sources.py and features.py wrote (without features of clips: drawings alone), and writes OUT/model, an
+ordinary model folder, and OUT/training.json with the CPU seconds of all that it took. --random starts from random
+weights (with features of `features.py --random`): the control.
 """
 
 import argparse
 import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -32,24 +33,26 @@ DRAWINGS = Steps(steps=200, batch=512, optim=OPTIM)
 BOTH = Steps(steps=80, batch=256, clips=128, optim=OPTIM)
 
 
-def corpora(data: Path, features: Path) -> tuple[Corpus, Corpus, float]:
-    """Drawings in all their copies, clips, and the CPU seconds that their tokens took."""
+def read_corpora(data: Path, features: Path) -> tuple[list[Corpus], float]:
+    """Drawings in all their copies, and clips where they are there; the CPU seconds that their tokens took."""
     names = sorted(path.stem for path in features.glob("emoji_train_*.safetensors"))
-    read_all = [read(features, name) for name in names]
-    pictures = torch.stack([tokens for tokens, _ in read_all], 1)  # (I, C, 1, 1 + S, D)
-    clips, seconds = read(features, "flare_train")
-    return (
-        Corpus.of(training_items(data, "emoji_train"), pictures, "image"),
-        Corpus.of(training_items(data, "flare_train"), clips[:, None], "video"),
-        seconds + sum(seconds for _, seconds in read_all),
-    )
+    copies = [read(features, name) for name in names]
+    pictures = torch.stack([tokens for tokens, _ in copies], 1)  # (I, C, 1, 1 + S, D)
+    corpora = [Corpus.of(training_items(data, "emoji_train"), pictures, "image")]
+    seconds = sum(each for _, each in copies)
+    if (features / "flare_train.safetensors").exists():
+        clips, more = read(features, "flare_train")
+        corpora.append(Corpus.of(training_items(data, "flare_train"), clips[:, None], "video"))
+        seconds += more
+    return corpora, seconds
 
 
-def train(model: OmniVL, tokenizer: Tokenizer, drawings: Corpus, clips: Corpus, seed: int) -> dict[str, list[float]]:
-    """Both stages in place; gives their losses."""
-    losses = {"drawings": fit(model, tokenizer, UPPER, DRAWINGS, [drawings], seed=seed)}
-    model.start_video_from_image()  # from the image weights as they are now
-    losses["both"] = fit(model, tokenizer, UPPER, BOTH, [drawings, clips], seed=seed + 1000)
+def train(model: OmniVL, tokenizer: Tokenizer, corpora: Sequence[Corpus], seed: int) -> dict[str, list[float]]:
+    """Both stages in place, the second where there are clips; gives their losses."""
+    losses = {"drawings": fit(model, tokenizer, UPPER, DRAWINGS, corpora[:1], seed=seed)}
+    if len(corpora) > 1:
+        model.start_video_from_image()  # from the image weights as they are now
+        losses["both"] = fit(model, tokenizer, UPPER, BOTH, corpora, seed=seed + 1000)
     return losses
 
 
@@ -62,10 +65,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--random", action="store_true", help="from random weights")
     options = parser.parse_args()
-    drawings, clips, spent = corpora(options.data, options.features)
+    corpora, spent = read_corpora(options.data, options.features)
     begun = time.process_time()
     model, tokenizer = start(options.encoders, random=options.random)
-    losses = train(model, tokenizer, drawings, clips, options.seed)
+    losses = train(model, tokenizer, corpora, options.seed)
     took = time.process_time() - begun
     save_folder(model, tokenizer, options.out / "model")
     ends = {stage: [round(sum(part) / 5, 3) for part in (each[:5], each[-5:])] for stage, each in losses.items()}
@@ -74,8 +77,8 @@ def main() -> int:
         "commit": commit(),
         "machine": f"{machine()}, 1 thread",
         "seed": options.seed,
-        "copies": drawings.tokens.shape[1],
-        "clips": len(clips.captions),
+        "copies": corpora[0].tokens.shape[1],
+        "clips": sum(len(corpus.captions) for corpus in corpora[1:]),
         "settings": {"upper": dataclasses.asdict(UPPER), "drawings": dataclasses.asdict(DRAWINGS),
                      "both": dataclasses.asdict(BOTH)},
         "cpu_seconds": {"features": round(spent, 1), "training": round(took, 1), "all": round(spent + took, 1)},
