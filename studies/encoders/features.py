@@ -27,7 +27,7 @@ from omnivl.tokenizer import Tokenizer
 from studies.encoders.cached import cached_clips, cached_pictures, shortened
 
 CUT = 9  # visual blocks that stay as they were
-VISION_LAYERS = CUT + 1  # of twelve: the last ones were turned to saliency, and are worse features
+VISION_LAYERS = CUT + 1  # of twelve: the last ones were probably tuned to what is salient
 IMAGE_SIZE, NUM_FRAMES = 112, 4
 COPIES = 2  # of each drawing, the first as it is
 EVERY = (
