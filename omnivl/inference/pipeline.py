@@ -89,9 +89,8 @@ class Pipeline:
         with self._inference():
             for numbers in self._of_one_shape(tokens, pairs):
                 ids, mask = self._tokens(texts)
-                places = {
-                    item: place for place, item in enumerate(dict.fromkeys(pairs[number][0] for number in numbers))
-                }
+                items = dict.fromkeys(pairs[number][0] for number in numbers)
+                places = {item: place for place, item in enumerate(items)}
                 both = [(places[item], text) for item, text in (pairs[number] for number in numbers)]
                 logs = match_log_probability(
                     self.model,

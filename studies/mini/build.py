@@ -1,6 +1,6 @@
 """Build the mini benchmark: fetch pinned packages, write pictures and clips, the manifests that split them, and shards.
 
-    python studies/mini/build.py [OUT] [--size 64] [--parts emoji flare]
+    python studies/mini/build.py [OUT] [--size 64] [--parts emoji flare stamps]
 
 Everything goes under OUT (runs/mini-data unless given), nothing of it into the repository. An interrupted build goes
 on: archives, media and shards that are there are kept. Shards are read back whole, and must equal the manifests. Exit 2
@@ -26,7 +26,7 @@ from omnivl.data.annotations import Item, read_manifest
 from omnivl.data.shard_writer import write_shards
 from omnivl.data.shards import open_shards
 from omnivl.data.tar import Member
-from studies.mini import emoji, flare
+from studies.mini import emoji, flare, stamps
 from studies.mini.packages import PACKAGES, PackageError, fetch
 from studies.mini.questions import about_clip, about_drawing
 from studies.mini.splits import SPECIES_SPLIT, emoji_split
@@ -88,6 +88,17 @@ def flare_part(archive: Path, out: Path, size: int) -> tuple[Manifests, dict[str
         if number % 20 == 0:
             say(f"flare: {species.total()} clips of {number} figures")
     return manifests, dict(species)
+
+
+def stamps_part(archive: Path, out: Path, size: int) -> tuple[Manifests, int]:
+    """Write Tux Paint's stamps; return the rows of their one manifest, a test, and how many there are."""
+    rows = []
+    for stamp in stamps.stamps(archive, size):
+        media = f"stamps-{size}/{stamp.key}.png"
+        write(out / media, functools.partial(stamp.image.save, format="PNG"))
+        rows.append({"media": media, "caption": stamp.caption, "label": stamp.group, "id": stamp.key})
+    say(f"stamps: {len(rows)} pictures")
+    return {"stamps_transfer": rows}, len(rows)
 
 
 def question_rows(media: str, asked: Iterable[tuple[str, str]]) -> list[Row]:
@@ -182,6 +193,9 @@ def build(out: Path, size: int, parts: list[str]) -> dict[str, Any]:
     if "flare" in parts:
         rows, counts["flare"] = flare_part(archives["flare-game"], out, size)
         manifests |= rows
+    if "stamps" in parts:
+        rows, counts["stamps"] = stamps_part(archives["tuxpaint-stamps-default"], out, size)
+        manifests |= rows
     counts["manifests"] = write_manifests(manifests, out)
     written = time.perf_counter()
     counts["shards"] = shards_part(counts["manifests"], out)
@@ -197,7 +211,7 @@ def main() -> int:
     )
     parser.add_argument("out", nargs="?", type=Path, default=Path("runs/mini-data"), help="folder to build in")
     parser.add_argument("--size", type=int, default=64, help="pixels of a side (64)")
-    parser.add_argument("--parts", nargs="+", choices=("emoji", "flare"), default=["emoji", "flare"])
+    parser.add_argument("--parts", nargs="+", choices=("emoji", "flare", "stamps"), default=["emoji", "flare"])
     options = parser.parse_args()
     if options.size < 1:
         parser.error(f"--size is pixels, at least 1, got {options.size}")

