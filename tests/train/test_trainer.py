@@ -394,7 +394,7 @@ def test_the_best_step_is_kept_and_published_and_one_that_is_not_a_number_is_nev
 @pytest.mark.parametrize("until", [3, 99])
 def test_the_best_step_is_the_last_stages(tmp_path: Path, until: int) -> None:
     """Another stage's values, of another metric on other data, do not count: stopped between the stages or not."""
-    words = {"checkpoint_every": 1, "keep_checkpoints": 1, "validate_every": 1, "select": "recall"}
+    words: dict[str, Any] = {"checkpoint_every": 1, "keep_checkpoints": 1, "validate_every": 1, "select": "recall"}
     stages = stage_config("image", 2, **words), stage_config("image", 3, **words)
     values = {1: 0.9, 2: 0.8, 3: 0.1, 4: 0.3, 5: 0.2}
 
@@ -419,7 +419,9 @@ def test_the_best_step_is_the_last_stages(tmp_path: Path, until: int) -> None:
     assert published == best
 
 
-def test_no_state_is_gathered_while_the_copy_before_is_still_being_written(tmp_path: Path) -> None:
+def test_no_state_is_gathered_while_the_copy_before_is_still_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Under FSDP a gathered state is a copy already: one at a time is what the host's memory must hold."""
     run = TinyRun(stage_config("image", 4, checkpoint_every=1), folder=tmp_path)
     writing: list[bool] = []
@@ -431,9 +433,15 @@ def test_no_state_is_gathered_while_the_copy_before_is_still_being_written(tmp_p
 
     def slow() -> Callable[[Path], None]:
         write = copied()
-        return lambda folder: (time.sleep(0.2), write(folder))[1]
 
-    run.trainer.state, run.trainer.copy_model = state, slow
+        def slowly(folder: Path) -> None:
+            time.sleep(0.2)
+            write(folder)
+
+        return slowly
+
+    monkeypatch.setattr(run.trainer, "state", state)
+    monkeypatch.setattr(run.trainer, "copy_model", slow)
     run.train()
     assert writing == [False] * 4
 
