@@ -127,7 +127,7 @@ def match_pairs(
     part, own = work.part("matches", gallery), distributed.own_part(len(gallery))
     scores = torch.zeros(wanted.shape, device=device)
     known: set[int] = set()
-    for item, row in work.known(part, own).items():
+    for item, row in work.known(part, gallery, own).items():
         numbers, values = row.to(device).view(2, -1)
         texts = numbers.long()
         if torch.equal(texts, wanted[item].nonzero()[:, 0]):  # else they were wanted for another K
@@ -140,7 +140,8 @@ def match_pairs(
         rows = torch.tensor(indices, device=device)[pairs[:, 0]]
         scores[rows, pairs[:, 1]] = match_log_probability(model, block, ids, mask, pairs)
         made = {item: wanted[item].nonzero()[:, 0] for item in indices}
-        work.keep(part, {item: torch.cat([texts.float(), scores[item, texts]]).cpu() for item, texts in made.items()})
+        kept = {item: torch.cat([texts.float(), scores[item, texts]]).cpu() for item, texts in made.items()}
+        work.keep(part, gallery, kept)
         step(len(indices))
     return distributed.fill_from_ranks(scores).round(decimals=LOG_DIGITS)
 
