@@ -73,7 +73,7 @@ def state_of(item: Item) -> str:
     and of its bytes where they are at hand. No file is opened."""
     content = item.content
     place = content.tar if isinstance(content, Member) else os.path.abspath(resolve(item.media))
-    told = [place, content]
+    told: list[object] = [place, content]
     with suppress(OSError, ValueError):  # not there, or a URL
         facts = os.stat(place)
         told += [facts.st_size, facts.st_mtime_ns]

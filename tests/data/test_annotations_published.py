@@ -463,6 +463,12 @@ def test_sbu_is_read_from_its_newer_file_too(tmp_path: Path) -> None:
         read("sbu", tmp_path)
 
 
+def test_pictures_of_a_class_are_a_list(tmp_path: Path) -> None:
+    write(tmp_path, {"meta/train.json": {"apple_pie": "ab"}})
+    with pytest.raises(ValueError, match="not what this format reads: the pictures of 'apple_pie' must be a list"):
+        read("food101", tmp_path)
+
+
 def test_a_time_beyond_all_numbers_is_a_fault_of_its_line(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("label,youtube_id,time_start,time_end,split\nrunning,abc,1e999,10,train\n")
     with pytest.raises(ValueError, match="line 2: times must be seconds, got 1e999, 10"):

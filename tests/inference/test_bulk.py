@@ -143,7 +143,7 @@ def test_a_copy_that_failed_with_another_worker_takes_nothing_from_the_index(
 ) -> None:
     media = fill(tmp_path / "media", pictures=1)
     (row,) = rows_of(by_hand(pipeline, {})(batch([File(os.fsencode(media / "0.png"), 1, 1)])))
-    failed = {"kind": "image", "taken": None, "error": "cannot be read", "retry": ALWAYS, "spans": []}
+    failed: dict[str, Any] = {"kind": "image", "taken": None, "error": "cannot be read", "retry": ALWAYS, "spans": []}
     copy = row | {"path": os.fsencode(media / "copy.png"), "about": json.dumps(failed), "vectors": b""}
     *_, first, last = bulk.received(iter([row, copy]), {})
     assert isinstance(first, End) and isinstance(last, End) and first.content is not None

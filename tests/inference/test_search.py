@@ -200,6 +200,17 @@ def test_a_window_is_matched_as_it_was_found(pipeline: Pipeline, index: MediaInd
     assert film.score == pytest.approx(pipeline.match(frames, "a red circle").score, abs=1e-5)
 
 
+def test_half_precision_is_the_pipelines_own(
+    pipeline: Pipeline, index: MediaIndex, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = pipeline.match(media / "0.png", "a red circle").score
+    monkeypatch.setattr(pipeline.forward, "half", torch.bfloat16)
+    half = pipeline.match(media / "0.png", "a red circle").score
+    matcher = matching.Matcher(pipeline, 4)
+    (log,) = matcher.log_probabilities("a red circle", [matching.Candidate(0, str(media / "0.png"), None, None)])
+    assert log is not None and math.exp(log) == pytest.approx(half, abs=1e-7) and half != full
+
+
 def test_what_does_not_match_is_left_out_and_the_best_is_told(
     index: MediaIndex, caplog: pytest.LogCaptureFixture
 ) -> None:
