@@ -145,7 +145,10 @@ class Plan:
         wanted = {"image": "pictures", "video": "clips", "text": "captions"}[medium]
         members = [i for i, length in enumerate(self.lengths) if length.get(medium, 0) > 0]
         if not members:
-            raise ValueError(f"no source has any {wanted}: {', '.join(self.names) or 'data.sources is empty'}")
+            raise ValueError(
+                f"no source has any {wanted}: {', '.join(self.names) or 'data.sources is empty'}; add one that has, or "
+                f"set data.media, now {data.media}, to what there is"
+            )
         for i in sorted(set(range(len(self.names))) - set(members)):
             log.info("%s has no %s: none are drawn from it", self.names[i], wanted)
         setting = "data.video_batch_size" if medium == "video" and data.video_batch_size else "data.batch_size"

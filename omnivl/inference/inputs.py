@@ -31,7 +31,7 @@ Media = str | Path | Image.Image | np.ndarray | Loaded
 
 def read_media(media: Media, config: ModelConfig, start: float | None = None, end: float | None = None) -> Loaded:
     """One picture or clip at the model's size; of a video file [start, end] in seconds. Raises BadSample for a file,
-    ValueError for an array of another shape."""
+    ValueError for an array of another shape or a picture without pixels."""
     num_frames = config.vision.num_frames
     times: tuple[float, ...] | None = None
     if isinstance(media, Loaded):
@@ -45,6 +45,8 @@ def read_media(media: Media, config: ModelConfig, start: float | None = None, en
             clip = read_video(media, num_frames, start, end)
             frames, times = clip.frames, tuple(round(seconds, 6) for seconds in clip.times)
     elif isinstance(media, Image.Image):
+        if 0 in media.size:
+            raise ValueError(f"a picture must have pixels, got one of {media.width} x {media.height}")
         frames = np.asarray(shown(media))[None]
     elif isinstance(media, np.ndarray):
         frames = media[..., None] if media.ndim == 2 else media

@@ -53,8 +53,10 @@ class Pipeline:
         return rows[0]
 
     def embed_text(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Unit vectors (N, E) float32; one text gives (E,)."""
+        """Unit vectors (N, E) float32; one text gives (E,). Raises ValueError for what is no text."""
         many = [texts] if isinstance(texts, str) else list(texts)
+        if wrong := [text for text in many if not isinstance(text, str)]:
+            raise ValueError(f"texts must be strings, got {wrong[0]!r}")
         rows: list[np.ndarray] = []
         with self.forward.inference():
             for first in range(0, len(many), 256):

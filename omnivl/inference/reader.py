@@ -5,10 +5,12 @@ in order within a file, never between files. The paper (OmniVL, arXiv 2209.07526
 this is ours. This room stores nothing.
 """
 
+import errno
 import hashlib
 import os
 import queue
 import re
+import stat
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -187,7 +189,9 @@ class Reader:
 
 
 def content_hash(path: str) -> bytes:
-    """Of a file's bytes. Raises OSError."""
+    """Of a file's bytes. Raises OSError, also for what is no file: reading a pipe would wait for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
     digest = hashlib.blake2b(digest_size=16)
     with open(path, "rb", buffering=0) as file:
         while block := file.read(READ):

@@ -166,7 +166,7 @@ def test_mixing_temperature_raises_small_sources() -> None:
         ({"video_share": 0.0}, 1, "data.video_share is 0, wanted from 0.0001 to 0.9999; .*data.media"),
         ({"video_share": 0.00001}, 1, "data.video_share is 1e-05, wanted from"),
         ({"video_share": 1.0}, 1, "data.video_share is 1, wanted from"),
-        ({"media": "text"}, 1, "no source has any captions: a, b, c"),
+        ({"media": "text"}, 1, "no source has any captions: a, b, c; add one that has, or set data.media, now text"),
     ],
 )
 def test_plans_that_cannot_be_kept_are_refused(changes: dict[str, Any], world: int, told: str) -> None:

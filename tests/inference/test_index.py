@@ -293,6 +293,15 @@ def test_without_folders_those_of_the_index_are_brought_up_to_date(
     assert len(contents(tmp_path / "index")) == 13
 
 
+def test_a_pipe_in_a_folder_is_refused_and_holds_nothing_up(build: Callable[..., Report], media: Path) -> None:
+    os.mkfifo(media / "pipe.jpg")
+    os.mkfifo(media / "pipe.mp4")
+    report = build()
+    told = "cannot be opened (it is not a regular file)"
+    assert {(str(media / name), told) for name in ("pipe.jpg", "pipe.mp4")} <= set(report.failed)
+    assert report.embedded + report.known == 9, "all the others but the broken one"
+
+
 def test_files_refused_for_a_missing_extra_are_tried_again_once_it_is_there(
     build: Callable[..., Report], media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

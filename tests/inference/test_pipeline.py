@@ -191,6 +191,13 @@ def test_arrays_of_another_kind_are_refused_in_one_sentence(model: Pipeline, arr
         model.embed(array)
 
 
+def test_pictures_without_pixels_and_texts_that_are_none_are_refused(model: Pipeline) -> None:
+    with pytest.raises(ValueError, match="must have pixels, got one of 0 x 5"):
+        model.embed(Image.new("RGB", (0, 5)))
+    with pytest.raises(ValueError, match="texts must be strings, got None"):
+        model.embed_text(["a", None])  # type: ignore[list-item]
+
+
 def test_grey_and_transparent_arrays_are_seen_as_pictures_of_them_are(model: Pipeline) -> None:
     rng = np.random.default_rng(0)
     grey, clear = rng.integers(0, 256, (20, 30), np.uint8), rng.integers(0, 256, (20, 30, 4), np.uint8)

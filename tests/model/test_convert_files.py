@@ -343,6 +343,8 @@ def test_what_does_not_go_together_is_refused(
         ([str(tmp_path / "nowhere.pth"), out], "no such file or folder"),
         ([str(source)], "name the folder to write"),
         ([str(source), out, "--image-size", "30"], "must be a multiple of the patch size"),
+        ([str(source), out, "--image-size", "0"], "must be a multiple of the patch size"),
+        ([str(source), out, "--num-frames", "0"], "a clip must have 1 frame or more"),
         ([str(source), str(text)], "is there already"),
         (["not/a-model", out], "nor is it in the cache of the hub"),
     ):

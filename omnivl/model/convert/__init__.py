@@ -83,7 +83,8 @@ def convert(
     tokenizer = find_vocabulary(vocab, sides[-1], hub)
     model = assemble(sides, tokenizer, report)
     report.notes += model.resize(
-        image_size or model.config.vision.image_size, num_frames or model.config.vision.num_frames
+        model.config.vision.image_size if image_size is None else image_size,
+        model.config.vision.num_frames if num_frames is None else num_frames,
     )
     model.extra["origin"] = str(report).splitlines()
     write_whole(model, tokenizer, out)
