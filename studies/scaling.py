@@ -23,6 +23,7 @@ import torch
 from omnivl.config import MODELS, ModelConfig, read_json
 from omnivl.inference.filling import Filler
 from omnivl.inference.reader import File
+from omnivl.inference.search import NEIGHBOURS
 from omnivl.inference.store import Description, Settings, Writer
 from omnivl.inference.storing import link
 from omnivl.model import OmniVL
@@ -41,6 +42,7 @@ WITHIN, BETWEEN = 450e9, 50e9  # bytes a second of a card: to the seven others o
 BATCH = {"image": 64, "video": 16}  # a card
 PICTURES, CLIPS = 14e6 + 1.28e6, 2.5e6 + 0.24e6  # the paper's: 14M + ImageNet; WebVid-2.5M + Kinetics-400
 EPOCHS = 20, 10  # of the first and the second stage
+PICTURE = 100e3  # bytes
 FILES = 20_000  # of the index whose database is measured
 
 
@@ -183,17 +185,16 @@ def measured() -> dict[str, float]:
     flops = sum(step(MODELS["small"], 1, 16, small["settings"]["bank"]).values()) * small["settings"]["batch"]
     largest = found["search, exact, 1,000,000 vectors, 10 queries"]
     return {
-        "pictures a second and process": loader["settings"]["pictures"]
-        / loader["ours"]
-        / loader["settings"]["processes"],
-        "clips a second and process": clips["settings"]["clips"] / clips["ours"] / clips["settings"]["processes"],
+        "pictures a second and process": a_process(loader, "pictures"),
+        "clips a second and process": a_process(clips, "clips"),
         "GFLOP a second, step of small on two CPU threads": flops / small["ours"] / 1e9,
         "seconds of an exact search of a million": largest["ours"] / largest["settings"]["queries"],
     }
 
 
 def a_process(row: dict[str, Any], what: str) -> float:
-    return row["settings"][what] / row["ours"] / row["settings"]["processes"]
+    settings = row["settings"]
+    return settings["passes"] * settings[what] / row["ours"] / settings["processes"]
 
 
 def database(folder: Path) -> dict[str, float]:
@@ -236,6 +237,7 @@ def rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     base, part = MODELS["base"], sizes(MODELS["base"])
+    read = 8 * SHARE * CARD / sum(step(base, 1, together=True).values())  # pictures a second of a node
     with tempfile.TemporaryDirectory() as folder:
         put = database(Path(folder))
     found: dict[str, Any] = {
@@ -263,6 +265,14 @@ def main() -> None:
         },
         "schedule": rounded(schedule(base)),
         "communication": [rounded(communication(base, cards, frames)) for cards in (8, 64, 512) for frames in (1, 8)],
+        "follows": {
+            "million pictures": PICTURES / 1e6,
+            "million clips": CLIPS / 1e6,
+            "GB that a card holds under DDP": round((16 * part.whole + 4 * part.momentum) / 1e9, 1),
+            "GB of a checkpoint": round((12 * part.whole + 4 * part.momentum) / 1e9, 1),
+            "GB a second that a node reads": round(read * PICTURE / 1e9, 1),
+            "kB of a node of the graph": (4 * base.embed_dim + 2 * NEIGHBOURS * 4) / 1e3,
+        },
         "measured": rounded(measured() | put),
     }
     write_json(RESULTS / "scaling.json", found)

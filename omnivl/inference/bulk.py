@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from omnivl.data.facts import Facts
-from omnivl.inference.pipeline import BATCH, Pipeline
+from omnivl.inference.forward import BATCH
+from omnivl.inference.pipeline import Pipeline
 from omnivl.inference.reader import Content, End, File, Message, Part, Reader
 from omnivl.inference.store import Settings
 

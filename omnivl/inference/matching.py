@@ -16,8 +16,9 @@ from torch import Tensor
 from omnivl.data.media import BadSample, read_video
 from omnivl.data.remote import on_disk
 from omnivl.data.transforms import prepare
+from omnivl.inference.forward import BATCH
 from omnivl.inference.inputs import Loaded
-from omnivl.inference.pipeline import BATCH, Pipeline
+from omnivl.inference.pipeline import Pipeline
 from omnivl.model.rerank import match_log_probability
 
 CACHE = 256 * 2**20  # bytes of visual tokens

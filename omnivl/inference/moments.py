@@ -12,9 +12,10 @@ import numpy as np
 
 from omnivl.data.media import kind
 from omnivl.data.windows import read_windows
+from omnivl.inference.forward import BATCH
 from omnivl.inference.identity import SHORTEST, check_windows
 from omnivl.inference.inputs import Loaded
-from omnivl.inference.pipeline import BATCH, Pipeline
+from omnivl.inference.pipeline import Pipeline
 
 FLOOR = 0.1  # share of a film that is taken for not showing what is looked for
 REACH = 2 / 3  # of a peak's height: chosen by `studies/moments.py` on the validation split

@@ -4,11 +4,9 @@ Images and videos go through every verb alike; one input gives one result, a lis
 `pipeline.model`. This room knows nothing of tasks or training.
 """
 
-import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor
 
 from omnivl.data.media import BadSample
+from omnivl.inference.forward import BATCH, Forward
 from omnivl.inference.inputs import Loaded, Media, is_many, read_media
 from omnivl.inference.outputs import Answer, Caption, Label, Match
 from omnivl.model import OmniVL, starting_with
@@ -28,9 +27,7 @@ from omnivl.model.rerank import match_log_probability
 from omnivl.prompts import fill, label_prompts
 from omnivl.tokenizer import Tokenizer
 
-log = logging.getLogger(__name__)
 MAX_TOKENS = 40
-BATCH = {"image": 32, "video": 8}  # at most; halved on a device that has no room for so many
 T = TypeVar("T")
 
 
@@ -38,20 +35,17 @@ class Pipeline:
     """Use `omnivl.load` to get one."""
 
     def __init__(self, model: OmniVL, tokenizer: Tokenizer, folder: Path | None = None) -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
+        self.model, self.tokenizer = model, tokenizer
         self.folder = folder  # where it was loaded from, if anywhere
         self.config = model.config
         self.name = ""  # what it was loaded as: a folder or a hub id
-        self.batch = dict(BATCH)
-        self.half = (
-            torch.float16 if self._device.type == "cuda" else None
-        )  # what matrices are multiplied in; else float32
+        self.forward = Forward(model)
 
     # --- verbs -------------------------------------------------------------------------------------------------------
 
     def embed(self, media: Any) -> np.ndarray:
         """Unit vectors (N, E) float32 of pictures and clips; one input gives (E,). Raises BadSample."""
-        rows = self._batches(
+        rows = self.forward.over(
             self._load(media), lambda pixels, medium: list(self.model.embed_visual(pixels).float().cpu().numpy())
         )
         if is_many(media):
@@ -62,7 +56,7 @@ class Pipeline:
         """Unit vectors (N, E) float32; one text gives (E,)."""
         many = [texts] if isinstance(texts, str) else list(texts)
         rows: list[np.ndarray] = []
-        with self._inference():
+        with self.forward.inference():
             for first in range(0, len(many), 256):
                 ids, mask = self._tokens(many[first : first + 256])
                 rows += list(self.model.encode_text(ids, mask).embed.float().cpu().numpy())
@@ -86,7 +80,7 @@ class Pipeline:
         loaded, texts, pairs = self._paired(media, text, "texts")
         tokens = self._run(loaded, lambda tokens, embed, medium: list(tokens))
         scores: dict[int, float] = {}
-        with self._inference():
+        with self.forward.inference():
             for numbers in self._of_one_shape(tokens, pairs):
                 ids, mask = self._tokens(texts)
                 items = dict.fromkeys(pairs[number][0] for number in numbers)
@@ -97,7 +91,7 @@ class Pipeline:
                     torch.stack([tokens[item] for item in items]),
                     starting_with(ids, self.tokenizer.enc_id),
                     mask,
-                    torch.tensor(both, device=self._device),
+                    torch.tensor(both, device=self.forward.device),
                 )
                 scores |= zip(numbers, logs.exp().tolist(), strict=True)
         results = [Match(scores[number], loaded[item].times) for number, (item, _) in enumerate(pairs)]
@@ -116,7 +110,7 @@ class Pipeline:
             raise ValueError(f"question {blank[0]} is empty: ask something")
         tokens = self._run(loaded, lambda tokens, embed, medium: list(tokens))
         found: dict[int, Answered] = {}
-        with self._inference():
+        with self.forward.inference():
             for numbers in self._of_one_shape(tokens, pairs):
                 for first in range(0, len(numbers), BATCH["image"]):
                     part = numbers[first : first + BATCH["image"]]
@@ -171,7 +165,7 @@ class Pipeline:
         prompts = label_prompts(medium)
         texts = self.embed_text([fill(prompt, name) for name in names for prompt in prompts])
         vectors = torch.from_numpy(texts).view(len(names), len(prompts), -1).mean(1)
-        return torch.nn.functional.normalize(vectors, dim=-1).to(self._device)
+        return torch.nn.functional.normalize(vectors, dim=-1).to(self.forward.device)
 
     def visual_tokens(self, media: Sequence[Media]) -> list[Tensor]:
         """What the decoders read of each picture or clip: (N, D). Raises BadSample."""
@@ -297,47 +291,11 @@ class Pipeline:
             visual = self.model.encode_visual(pixels)
             return act(visual.tokens, visual.embed, medium)
 
-        return self._batches(loaded, encode)
-
-    def _batches(self, loaded: list[Loaded], act: Callable[[Tensor, str], list[T]]) -> list[T]:
-        """Act on the pixels (B, T, C, H, W) of batches of one medium; results in the order of `loaded`."""
-        results: dict[int, T] = {}
-        for medium in BATCH:
-            waiting = [i for i, item in enumerate(loaded) if item.medium == medium]
-            while waiting:
-                part = waiting[: self.batch[medium]]
-                frames = np.stack([loaded[i].frames for i in part]).transpose(0, 1, 4, 2, 3)
-                try:
-                    with self._inference():
-                        pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self._device)
-                        results |= zip(part, act(pixels, medium), strict=True)
-                    waiting = waiting[len(part) :]
-                except torch.OutOfMemoryError:
-                    self._halve(medium, len(part))
-        return [results[i] for i in range(len(loaded))]
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        """No gradients, and half precision where it is faster."""
-        with torch.inference_mode(), torch.autocast(self._device.type, self.half, enabled=self.half is not None):
-            yield
-
-    def _halve(self, medium: str, size: int) -> None:
-        """Batches from now on, after one of `size` had no room. Raises ValueError where it was one alone."""
-        if size == 1:
-            raise ValueError(f"{self._device} has no room for this model and one {medium}: choose another device")
-        self.batch[medium] = size // 2
-        log.warning("%s has no room for batches of %d (%s): going on with %d", self._device, size, medium, size // 2)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        return self.forward.over(loaded, encode)
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self.tokenizer(texts, max_tokens=MAX_TOKENS)
-        return ids.to(self._device), mask.to(self._device)
-
-    @property
-    def _device(self) -> torch.device:
-        return self.model.temperature.device
+        return ids.to(self.forward.device), mask.to(self.forward.device)
 
 
 def load(

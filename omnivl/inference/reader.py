@@ -19,8 +19,9 @@ from omnivl.data.facts import Facts, read_facts
 from omnivl.data.media import BadSample, kind
 from omnivl.data.remote import on_disk
 from omnivl.data.windows import read_windows
+from omnivl.inference.forward import BATCH
 from omnivl.inference.inputs import Loaded
-from omnivl.inference.pipeline import BATCH, Pipeline
+from omnivl.inference.pipeline import Pipeline
 from omnivl.inference.store import Settings
 
 ALWAYS = "always"  # files.retry: it could not even be opened, so try again each time

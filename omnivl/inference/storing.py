@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from omnivl.inference.pipeline import BATCH
+from omnivl.inference.forward import BATCH
 from omnivl.inference.reader import Content, End, File, Part
 from omnivl.inference.store import Writer
 

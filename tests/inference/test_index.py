@@ -17,9 +17,10 @@ import pytest
 from omnivl.data.media import BadSample, read_video
 from omnivl.data.media import kind as media_kind
 from omnivl.inference import reader, store
+from omnivl.inference.forward import BATCH
 from omnivl.inference.indexer import Report
 from omnivl.inference.media_index import MediaIndex
-from omnivl.inference.pipeline import BATCH, Pipeline
+from omnivl.inference.pipeline import Pipeline
 from omnivl.inference.store import Store, Writer, read_description
 from tests.data.make_media import numbered, write_video
 from tests.helpers import mini_folder, picture

@@ -270,13 +270,13 @@ def test_no_room_for_one_is_told(model: Pipeline, monkeypatch: pytest.MonkeyPatc
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(model.model, "embed_visual", full)
-    monkeypatch.setattr(model, "batch", dict(model.batch))
+    monkeypatch.setattr(model.forward, "batch", dict(model.forward.batch))
     with pytest.raises(ValueError, match="no room for this model and one image"):
         model.embed([np.zeros((8, 8, 3), np.uint8)] * 3)
 
 
 def precision(pipeline: Pipeline, half: torch.dtype | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list:
-    monkeypatch.setattr(pipeline, "half", half)
+    monkeypatch.setattr(pipeline.forward, "half", half)
     media = [picture(tmp_path / "a.png", 1), moving_gif(tmp_path / "a.gif")]
     rows = [pipeline.embed(media), pipeline.embed_text(["a red circle"])]
     pipeline.caption(media), pipeline.answer(media, "what?", ["a", "b"])
@@ -286,7 +286,7 @@ def precision(pipeline: Pipeline, half: torch.dtype | None, tmp_path: Path, monk
 
 def test_half_precision_tells_nearly_the_same(model: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By what a CPU has of it; a GPU's is below."""
-    assert model.half is None, "a CPU computes in float32"
+    assert model.forward.half is None, "a CPU computes in float32"
     whole = precision(model, None, tmp_path, monkeypatch)
     half = precision(model, torch.bfloat16, tmp_path, monkeypatch)
     assert half[0].dtype == np.float32 and not np.array_equal(half[0], whole[0])
@@ -298,6 +298,6 @@ def test_half_precision_tells_nearly_the_same(model: Pipeline, tmp_path: Path, m
 def test_a_gpu_computes_in_half_precision(model: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = precision(model, None, tmp_path, monkeypatch)
     device = omnivl.load(mini_folder(tmp_path / "mini"), device="cuda")
-    assert device.half is torch.float16
+    assert device.forward.half is torch.float16
     for one, other in zip(here, precision(device, torch.float16, tmp_path, monkeypatch), strict=True):
         np.testing.assert_allclose(one, other, atol=0.01)
