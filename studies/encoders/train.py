@@ -32,9 +32,9 @@ from studies.encoders.language import learn_meaning, phrases
 
 UPPER = Upper(visual=CUT, text=5)
 TEMPERATURE = 0.03  # to start from: it would take a hundred steps to come down to it
-PHRASES = 12000  # texts in which [CLS] learns to say what the mean over the tokens said
+PHRASES = 8000  # texts in which [CLS] learns to say what the mean over the tokens said
 OPTIM = OptimConfig(lr=1e-3, warmup_steps=15, betas=(0.9, 0.98))
-DRAWN = Steps(steps=450, batch=512, optim=OPTIM)
+DRAWN = Steps(steps=400, batch=512, optim=OPTIM)
 BOTH = Steps(steps=100, batch=512, clips=128, optim=OPTIM)
 
 
@@ -61,7 +61,7 @@ def read_corpora(data: Path, features: Path) -> tuple[list[Corpus], float]:
 def train(model: OmniVL, tokenizer: Tokenizer, corpora: Sequence[Corpus], seed: int) -> dict[str, list[float]]:
     """All stages in place, the last where there are clips; gives their losses."""
     texts = sorted({*phrases(tokenizer, PHRASES, np.random.default_rng(seed)), *corpora[0].captions})
-    losses = {"meaning": learn_meaning(model, tokenizer, texts, UPPER.text, steps=250, batch=256, seed=seed)}
+    losses = {"meaning": learn_meaning(model, tokenizer, texts, UPPER.text, steps=200, batch=256, seed=seed)}
     with torch.no_grad():
         model.temperature.fill_(TEMPERATURE)
     losses["drawings"] = fit(model, tokenizer, UPPER, DRAWN, corpora[:1], seed=seed)
