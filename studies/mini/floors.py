@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the command is a
 
 from omnivl.data.annotations import Item, read_manifest
 from omnivl.data.media import read_image, read_video
-from omnivl.run import write_results
+from omnivl.results import write_results
 from omnivl.tasks.base import Result
 
 SIDE = 16  # pixels
