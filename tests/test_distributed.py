@@ -121,6 +121,15 @@ def full_disk(run: TinyRun) -> TinyRun:
     return run
 
 
+def full_at_the_end(run: TinyRun) -> TinyRun:
+    def full(step: int) -> None:
+        raise TrainingError("model/ was not written: No space left on device")
+
+    if run.folder:
+        vars(run.folder)["publish"] = full
+    return run
+
+
 def stops(folder: Path) -> dict[str, str]:
     """What stops one rank, and how each rank ends."""
 
@@ -132,8 +141,10 @@ def stops(folder: Path) -> dict[str, str]:
         "signal": outcome(run("signal", alter=on_rank_1_at(2, lambda: os.kill(os.getpid(), signal.SIGTERM))).train),
         "nan": outcome(run("nan", alter=poison).train),
         "disk": outcome(full_disk(run("disk")).train),
+        "end": outcome(full_at_the_end(run("end")).train),
         "whole": outcome(run("whole").train),
         "resumed": outcome(run("signal", resume=True).train),
+        "finished": outcome(run("whole", resume=True).train),
     }
     held: list[RunFolder] = []
     ends["folder"] = outcome(lambda: distributed.main_first(lambda: held.append(RunFolder(folder / "new/run"))))
@@ -340,6 +351,8 @@ def test_what_stops_one_rank_stops_both_with_the_state_saved(folder: Path) -> No
         for each in (first, second)
     )
     assert first["disk"] == second["disk"] and "was not written: No space left on device" in first["disk"]
+    assert first["end"] == second["end"] == "TrainingError: model/ was not written: No space left on device"
+    assert first["finished"] == second["finished"] == "done"
     assert checkpoint_steps(folder / "error") == [2]
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
@@ -15,8 +16,10 @@ from omnivl import distributed
 from omnivl.cli import main
 from omnivl.config import EvaluationConfig
 from omnivl.data.annotations import FORMATS, Annotations, Format, Item
-from omnivl.data.sample import Question
+from omnivl.data.reading import state_of
+from omnivl.data.sample import Gallery, Question
 from omnivl.data.sources import FileSource
+from omnivl.data.tar import Member
 from omnivl.evaluation import evaluate
 from omnivl.metrics import captions
 from omnivl.model.folder import load_folder
@@ -311,19 +314,53 @@ def test_what_cannot_be_scored_is_refused_before_the_work(
     assert not seen and not (tmp_path / "results.json.work").exists()
 
 
+def test_an_item_whose_file_was_changed_is_done_anew(
+    model: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--task", "classify", "--task", "retrieval", "--k", "4", "--data", data, "--batch-size", "4"]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 13 + 11)  # the vectors of 8 of 13 are kept, and all classes
+        assert run(model, tmp_path, *words) == 130
+    picture(tmp_path / "test2.png", seed=77)
+    with monkeypatch.context() as patch:
+        seen = stop_after(patch, 99)
+        assert run(model, tmp_path, *words) == 1
+    assert seen.count("test-2") == 2, "both of its rows"
+    assert seen.count("test-3") == 1, "its tokens, for reranking"
+    resumed = rows(tmp_path)
+    (tmp_path / "results.json").unlink()
+    assert run(model, tmp_path, *words) == 1
+    assert rows(tmp_path) == resumed
+
+
+def test_the_state_of_a_file_tells_places_sizes_times_and_bytes(tmp_path: Path) -> None:
+    file, tar = picture(tmp_path / "a.png", 1), str(tmp_path / "a.tar")
+    items = [Item(file), Item(tmp_path / "none.png"), Item(tmp_path / "no\udce9.png")]
+    items += [Item(file, content=Member(tar, "a.png", offset, 10)) for offset in (512, 2048)]
+    items += [Item(file, content=Member("https://host/a.tar", "a.png", 512, 10))]
+    items += [Item(file, content=content) for content in (b"one", b"two")]
+    states = [state_of(item) for item in items]
+    assert len(set(states)) == len(items) and states == [state_of(item) for item in items]
+    os.utime(file, (1, 1))
+    assert state_of(items[0]) != states[0]
+
+
+GALLERY = Gallery("g", "test", "image", [""] * 4, [()] * 4, [""] * 4, lambda item: np.zeros(0))
+
+
 def test_rows_belong_to_no_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vector = torch.tensor([0.1, -2.0, 3e-38])
     halves: list[dict[int, Any]] = [{0: "a", 2: ["b", "ü"]}, {1: vector, 3: torch.empty(0)}]
     for rank, kept in enumerate(halves):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        Work(tmp_path / "w", "key").keep("part", kept)
+        Work(tmp_path / "w", "key").keep("part", GALLERY, kept)
     monkeypatch.undo()
     work = Work(tmp_path / "w", "key")
-    found = work.known("part", range(3))
+    found = work.known("part", GALLERY, range(3))
     assert (found[0], found[2]) == ("a", ["b", "ü"]) and torch.equal(found[1], vector) and len(found) == 3
-    assert work.known("part", [3])[3].shape == (0,) and not work.known("other part", range(3))
+    assert work.known("part", GALLERY, [3])[3].shape == (0,) and not work.known("other part", GALLERY, range(3))
     (tmp_path / "w" / "key.7.sqlite").write_bytes(b"no database" * 100)
     with pytest.raises(OSError, match=r"key\.7\.sqlite, which keeps what is done so far, cannot be used: file is not"):
-        work.known("part", range(3))
+        work.known("part", GALLERY, range(3))
     work.remove()
     assert not (tmp_path / "w").exists()

@@ -344,7 +344,8 @@ TEXT_ENDINGS = {"", ".py", ".md", ".toml", ".txt", ".cff", ".json", ".jsonl", ".
 def our_files() -> list[Path]:
     """The texts in the root and in the folders that are ours: not what a run, an environment or a cache left there."""
     folders = [".ci", "omnivl", "tests", "docs", "studies", "benchmarks", "examples"]
-    found = [*ROOT.iterdir(), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
+    top = (path for path in ROOT.iterdir() if path.name != ".git")  # which is a file in a worktree
+    found = [*top, *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
     return [p for p in found if p.is_file() and p.suffix.lower() in TEXT_ENDINGS and p != Path(__file__).resolve()]
 
 

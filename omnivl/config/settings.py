@@ -146,7 +146,7 @@ class TrainConfig:
     validate_every: int = 0  # steps; 0: never
     validate_data: str = ""  # FORMAT:ANNOTATIONS; none: the stage's first source
     validate_split: str = "validation"
-    select: str = ""  # metric of the validation split whose best step becomes model/; none: the last step
+    select: str = ""  # metric of the validation split whose best step (of the last stage) is model/; none: the last
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"  # of several processes; auto: fsdp where ddp may not fit
     checkpoint_activations: bool = False  # compute them again in the backward pass: less memory, a third more work

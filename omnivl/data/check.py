@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from omnivl.data.annotations import FORMATS, Annotations, Item, Problem
 from omnivl.data.loader import follow_the_parent, started
-from omnivl.data.media import kind, read_image, read_video, resolve
+from omnivl.data.media import resolve
+from omnivl.data.reading import looked_at, medium_of
 from omnivl.data.sample import BadSample
 from omnivl.data.shards import open_shards
 
@@ -111,15 +112,11 @@ def looks(items: Sequence[Item], num_workers: int) -> Iterator[Look]:
 def look(item: Item) -> Look:
     if not item.content and not os.path.exists(resolve(item.media)):
         return "", [problem("missing media", item, f"{item.media}: no such file")]
-    spanned = item.start is not None or item.end is not None
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            medium = "video" if spanned or os.path.isdir(resolve(item.media)) else kind(item.source)
-            if medium == "video":
-                read_video(item.source, NUM_FRAMES, item.start, item.end)
-            else:
-                read_image(item.source)
+            medium = medium_of(item)
+            looked_at(item, medium, NUM_FRAMES)
         except BadSample as error:
             return "", [problem("media that do not decode", item, str(error))]
     return medium, [problem("damaged media", item, str(warned.message)) for warned in told]

@@ -11,6 +11,7 @@ import numpy as np
 
 from omnivl.data import world
 from omnivl.data.asked import questions_about
+from omnivl.data.reading import state_of
 from omnivl.data.sample import Gallery
 from omnivl.data.sources import Ask, FileSource
 from omnivl.data.transforms import prepare, spatial_crops
@@ -71,6 +72,7 @@ def file_gallery(source: FileSource, split: str, medium: str, ask: Ask, views: V
         read=lambda index: all_views(source.frames(medium, index, more)[0], clips, crops, ask),
         questions=[item.questions for item in items],
         views=clips * crops,
+        state=lambda index: state_of(items[index]),
     )
 
 

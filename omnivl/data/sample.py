@@ -189,6 +189,7 @@ class Gallery:
     bad: list[tuple[str, str]] = field(default_factory=list)
     questions: list[tuple[Question, ...]] = field(default_factory=list)  # of each item, where they are asked for
     views: int = 1  # that `read` gives of an item, one after the other along T
+    state: Callable[[int], str] = lambda item: ""  # of an item's file: another one where it has been changed
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -141,7 +141,10 @@ def received(rows: Iterator[dict[str, Any]], known: dict[bytes, int]) -> Generat
     for row in rows:
         file, about = File(bytes(row["path"]), int(row["size"]), int(row["mtime"])), json.loads(row["about"])
         digest = bytes(row["hash"])
-        if "kind" not in about or digest in taken:
+        if digest in taken:  # whatever became of it there: what the first one said of these bytes stands
+            yield End(file, digest)
+            continue
+        if "kind" not in about:
             yield End(file, digest, error=about["error"], retry=about["retry"])
             continue
         taken.add(digest)

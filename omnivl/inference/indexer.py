@@ -23,6 +23,7 @@ from omnivl.inference.store import Writer
 from omnivl.inference.storing import Storing
 
 EXTRAS = {"heic": "pi_heif", "raw": "rawpy"}  # extra of the package -> the module that it brings
+LATEST = 2**63 - 1  # nanoseconds: the year 2262
 THREADS = min(4, os.cpu_count() or 1)
 Progress = Callable[[int, int, int, int], None]  # files done, of; bytes done, of
 
@@ -120,7 +121,7 @@ def roots_of(folders: Sequence[str | Path], known: Sequence[str]) -> tuple[list[
 def files_below(root: str, index: Path, report: Report) -> list[File]:
     if is_url(root):
         try:
-            return [File(os.fsencode(url), size, mtime) for url, size, mtime in list_media(root)]
+            return [file_at(*found) for found in list_media(root)]
         except OSError as error:
             report.failed.append((root, f"cannot be listed ({error.strerror or error})"))
             return []
@@ -137,8 +138,13 @@ def files_below(root: str, index: Path, report: Report) -> list[File]:
             report.failed.append((str(path), f"cannot be opened ({error.strerror})"))
             continue
         if index.absolute() not in path.parents:
-            files.append(File(os.fsencode(path), facts.st_size, facts.st_mtime_ns))
+            files.append(file_at(str(path), facts.st_size, facts.st_mtime_ns))
     return files
+
+
+def file_at(path: str, size: int, mtime: int) -> File:
+    """A file whose time (nanoseconds) a database can hold, however wrong its date is."""
+    return File(os.fsencode(path), size, min(max(mtime, -LATEST), LATEST))
 
 
 def changed(writer: Writer, files: Sequence[File]) -> list[File]:

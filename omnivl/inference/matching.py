@@ -62,7 +62,8 @@ class Matcher:
         ids, mask = tokenizer([text])
         ids[:, 0] = tokenizer.enc_id
         pairs = torch.tensor([[i, 0] for i in range(len(tokens))], device=device)
-        return match_log_probability(self.pipeline.model, tokens, ids.to(device), mask.to(device), pairs).tolist()
+        with self.pipeline.forward.inference():
+            return match_log_probability(self.pipeline.model, tokens, ids.to(device), mask.to(device), pairs).tolist()
 
     def encode(self, candidates: Sequence[Candidate]) -> dict[int, Tensor]:
         """Tokens (N, D) of the candidates that can be read, by their numbers."""

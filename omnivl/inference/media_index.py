@@ -241,17 +241,17 @@ class MediaIndex:
             return [Result(hit.path, hit.kind, hit.score, "cosine", hit.start, hit.end, hit.file) for hit in hits]
         vectors, rows, files, allowed = self.select(filters)
         results: dict[int, Result] = {}
-        asked = looked = 0
+        asked = 0
         while len(results) < count and asked < len(allowed):
             asked = min(max(4 * asked, 4 * count), len(allowed))  # a film has many windows: count files
             found, scores = self.searcher(vectors).search(vector, asked, allowed)
-            for row, score in zip(found[looked:].tolist(), scores[looked:].tolist(), strict=True):
+            results.clear()  # a graph that is asked for more may find better ones too
+            for row, score in zip(found.tolist(), scores.tolist(), strict=True):
                 if len(results) >= count:
                     break
                 for file in files[np.searchsorted(rows, row) : np.searchsorted(rows, row, "right")].tolist():
                     if file not in results and (result := self.result(file, row, score)) is not None:
                         results[file] = result
-            looked = len(found)
         return list(results.values())[:count]
 
     def result(self, file: int, row: int, score: float) -> Result | None:

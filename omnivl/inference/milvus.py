@@ -192,16 +192,16 @@ class Collection:
         """The best window of each of the nearest `count` files to a vector (E,), best first."""
         files: dict[int, Hit] = {}
         roots = [root for root in self.roots() if os.path.isdir(root)]
-        asked = looked = 0
+        asked = 0
         while len(files) < count and asked < MOST:
             asked = min(max(4 * asked, 4 * count), MOST)  # a film has many windows: count files
             hits = self.search(vector, asked, filters)
-            for hit in hits[looked:]:
+            files.clear()  # a graph that is asked for more may find better ones too
+            for hit in hits:
                 here = any(hit.path.startswith(f"{root.rstrip('/')}/") for root in roots)
                 if hit.file not in files and (not here or os.path.isfile(hit.path)):
                     files[hit.file] = hit
-            looked = len(hits)
-            if looked < asked:
+            if len(hits) < asked:
                 break
         return list(files.values())[:count]
 

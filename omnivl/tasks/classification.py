@@ -46,7 +46,7 @@ class ClassificationTask(Task):
         if not bool(same.any(1).all()):
             stranger = batch.keys[int((~same.any(1)).nonzero()[0])]
             raise ValueError(f"{stranger} has no label, or one that the classifier does not know")
-        pixels, targets = self.model.normalised(batch.pixels), same.float()
+        pixels, targets = self.model.normalised(batch.pixels), F.one_hot(same.int().argmax(1), same.shape[1]).float()
         if self.config.mixup:
             pixels, targets = self.mixed(pixels, targets, step, micro)
         logits = self.model.classifier(self.model.encode_visual(pixels).pooled).float()
@@ -67,8 +67,8 @@ class ClassificationTask(Task):
                 "(data.batch_size over processes and train.accumulate)"
             )
         pairs, rank, ranks = len(pixels) // 2, distributed.rank(), distributed.world_size()
-        rng = np.random.default_rng([abs(self.seed), step, micro])
-        drawn = rng.beta(self.config.mixup, self.config.mixup, ranks * pairs)[rank * pairs :][:pairs]
+        first = (micro * ranks + rank) * pairs
+        drawn = np.random.default_rng([abs(self.seed), step]).beta(*2 * (self.config.mixup,), first + pairs)[first:]
         own = torch.tensor(drawn, dtype=torch.float32, device=pixels.device).repeat_interleave(2)[:, None]  # (B, 1)
         partner = torch.arange(len(pixels), device=pixels.device) ^ 1
         share = own.view(-1, 1, 1, 1, 1).to(pixels.dtype)

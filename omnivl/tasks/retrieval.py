@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 LETTER = {"image": "i", "video": "v"}
 GIB = 2**30
+UNREAD = -2.0  # below every cosine: what cannot be read is never found
 COSINE_DIGITS, LOG_DIGITS = 5, 4  # behind the point, that scores are rounded to
 
 
@@ -127,7 +128,7 @@ def match_pairs(
     part, own = work.part("matches", gallery), distributed.own_part(len(gallery))
     scores = torch.zeros(wanted.shape, device=device)
     known: set[int] = set()
-    for item, row in work.known(part, own).items():
+    for item, row in work.known(part, gallery, own).items():
         numbers, values = row.to(device).view(2, -1)
         texts = numbers.long()
         if torch.equal(texts, wanted[item].nonzero()[:, 0]):  # else they were wanted for another K
@@ -140,7 +141,8 @@ def match_pairs(
         rows = torch.tensor(indices, device=device)[pairs[:, 0]]
         scores[rows, pairs[:, 1]] = match_log_probability(model, block, ids, mask, pairs)
         made = {item: wanted[item].nonzero()[:, 0] for item in indices}
-        work.keep(part, {item: torch.cat([texts.float(), scores[item, texts]]).cpu() for item, texts in made.items()})
+        kept = {item: torch.cat([texts.float(), scores[item, texts]]).cpu() for item, texts in made.items()}
+        work.keep(part, gallery, kept)
         step(len(indices))
     return distributed.fill_from_ranks(scores).round(decimals=LOG_DIGITS)
 
@@ -190,23 +192,34 @@ def evaluate_retrieval(
     if k:
         log.info(encoded.tokens.told())
     similarity = (encoded.visual @ encoded.text.T).round(decimals=COSINE_DIGITS)  # (V, M)
-    similarity[~encoded.read] = -2.0  # below every cosine: what cannot be read is never found
+    read = encoded.read
+    similarity[~read] = UNREAD
     own = torch.arange(len(gallery), device=similarity.device)[:, None] == encoded.owner[None, :]  # (V, M)
     letter, results = LETTER[gallery.medium], []
     for depth in dict.fromkeys((0, k)):
-        to_text, to_visual = (found & encoded.read[:, None] for found in candidates(similarity, depth))
+        to_text, to_visual = (found & read[:, None] for found in candidates(similarity, depth))
         matched = torch.zeros_like(similarity)
         if depth:
             matched = match_pairs(model, encoded.tokens, encoded.ids, encoded.mask, to_text | to_visual, work)
+            read = read & readable(gallery).to(read.device)  # files may be gone since they were encoded
+            similarity[~read] = UNREAD
+            to_text, to_visual = to_text & read[:, None], to_visual & read[:, None]
         scaled = similarity / model.temperature.clamp(0.001, 0.5)
         final = matched.add_(scaled)
         results += score_direction(gallery, f"t2{letter}", behind(scaled, final, to_visual, 0).T, own.T, depth)
         by_visual = behind(scaled, final, to_text, 1)
-        by_visual[~encoded.read] = 0.0  # an unreadable query finds its own texts last
-        by_visual[own & ~encoded.read[:, None]] = -1.0
+        by_visual[~read] = 0.0  # an unreadable query finds its own texts last
+        by_visual[own & ~read[:, None]] = -1.0
         captioned = own.any(1)
         results += score_direction(gallery, f"{letter}2t", by_visual[captioned], own[captioned], depth)
     return results
+
+
+def readable(gallery: Gallery) -> Tensor:
+    """(V,) false for the items that a rank could not read so far. Every rank must call it."""
+    gallery.gather_bad()
+    bad = {key for key, _ in gallery.bad}
+    return torch.tensor([key not in bad for key in gallery.keys])
 
 
 def score_direction(gallery: Gallery, name: str, scores: Tensor, targets: Tensor, depth: int) -> list[Result]:

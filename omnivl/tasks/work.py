@@ -3,8 +3,9 @@ where it was and comes to the same numbers.
 
 A row is what the model made of one item: texts, or float32 numbers. It belongs to a part of the evaluation (a task on a
 gallery) and to no rank: each rank writes a file of its own and reads all of them, so any number of processes goes on
-with what any other number began. Whoever opens a `Work` gives it a key of all that changes its rows. What could not be
-read has no row, and is tried again. This room knows no model and no task.
+with what any other number began. Whoever opens a `Work` gives it a key of all that changes its rows but the media: a
+row holds the state of its item's file, and counts while that is the same. What could not be read has no row, and is
+tried again. This room knows no model and no task.
 """
 
 import contextlib
@@ -56,13 +57,13 @@ class Work:
         """The rows of this rank's items that can be read, `size` of them made at a time by `act`; then what could not
         be read is known on every rank. `more` is what they depend on beside the gallery."""
         own, part = distributed.own_part(len(gallery)), self.part(what, gallery, *more)
-        found = self.known(part, own)
+        found = self.known(part, gallery, own)
         step = self.steps(f"{what}, {gallery.name}, {gallery.medium}", len(own), len(found))
         for first in range(0, len(own), size):  # the same batches, whatever is known already
             wanted = [item for item in own[first : first + size] if item not in found]
             for items, pixels in gallery.batches(size, wanted):
                 made = dict(zip(items, act(items, pixels), strict=True))
-                self.keep(part, made)
+                self.keep(part, gallery, made)
                 found |= made
             step(len(wanted))
         gallery.gather_bad()
@@ -93,17 +94,17 @@ class Work:
 
     # --- files ---
 
-    def known(self, part: str, items: Sequence[int]) -> dict[int, Row]:
-        """The rows of some items that were kept."""
+    def known(self, part: str, gallery: Gallery, items: Sequence[int]) -> dict[int, Row]:
+        """The rows of some items that were kept and whose files are as they were."""
         found: dict[int, Row] = {}
         for path in [] if self.folder is None else sorted(self.folder.glob(f"{self.key}.*.sqlite")):
             with self.told(path), contextlib.closing(connect(path)) as file:
-                for item, row in file.execute("SELECT item, row FROM rows WHERE part = ?", (part,)):
-                    if item in items:
+                for item, state, row in file.execute("SELECT item, state, row FROM rows WHERE part = ?", (part,)):
+                    if item in items and state == gallery.state(item):
                         found[item] = decoded(row)
         return found
 
-    def keep(self, part: str, rows: Mapping[int, Row]) -> None:
+    def keep(self, part: str, gallery: Gallery, rows: Mapping[int, Row]) -> None:
         """All of these rows, or none where the process is killed meanwhile."""
         if self.folder is None:
             return
@@ -113,8 +114,8 @@ class Work:
                 self.folder.mkdir(exist_ok=True)
                 self.writer = connect(path)
             with self.writer:
-                rows_to_write = [(part, item, encoded(row)) for item, row in rows.items()]
-                self.writer.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?)", rows_to_write)
+                rows_to_write = [(part, item, gallery.state(item), encoded(row)) for item, row in rows.items()]
+                self.writer.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)", rows_to_write)
 
     def remove(self) -> None:
         """At the end, when the numbers are safe: every rank's rows."""
@@ -139,7 +140,7 @@ class Work:
 
 def connect(path: Path) -> sqlite3.Connection:
     file = sqlite3.connect(path, timeout=60)
-    file.execute("CREATE TABLE IF NOT EXISTS rows (part TEXT, item INTEGER, row, PRIMARY KEY (part, item))")
+    file.execute("CREATE TABLE IF NOT EXISTS rows (part TEXT, item INTEGER, state TEXT, row, PRIMARY KEY (part, item))")
     return file
 
 

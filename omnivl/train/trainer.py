@@ -73,7 +73,7 @@ class Trainer:
         self.bad: Counter[str] = Counter()  # of them, by their source
         self.first_bad: list[str] = []
         self.seconds = 0.0
-        self.best: tuple[float, int] | None = None  # (value, step) of the selection metric
+        self.best: tuple[float, int] | None = None  # (value, step) of the stage's selection metric
         self.tracker: Tracker | None = None
         self.stop = StopRequest()
         self.trouble: Exception | None = None  # of this rank, told to the others before the next step
@@ -91,10 +91,9 @@ class Trainer:
             first = state["stage"]
             if self.step == self.ends[first]:  # a stage that is over is not built again
                 first, state = first + 1, None
-        if first == len(self.config.stages):
+        finished = first == len(self.config.stages)
+        if finished:
             log.info("this run is finished: its %d steps are done", self.step)
-            if self.folder and self.folder.model.exists():
-                return
         with ExitStack() as stack:
             stack.callback(self.writing.join)  # however this ends, nothing is left half written
             if self.folder:
@@ -102,8 +101,12 @@ class Trainer:
             stack.enter_context(self.stop.listening())
             for number in range(first, len(self.config.stages)):
                 self.run_stage(number, state if number == first else None)
-        if self.folder:
-            self.folder.publish(self.best[1] if self.best else self.step)
+
+        def publish() -> None:
+            if self.folder and not (finished and self.folder.model.exists()):
+                self.folder.publish(self.best[1] if self.best else self.step)
+
+        distributed.main_first(publish)
 
     def run_stage(self, number: int, state: dict[str, Any] | None) -> None:
         """The steps of one stage, from its beginning or from a saved state."""
@@ -134,6 +137,8 @@ class Trainer:
     def begin_stage(self, number: int, state: dict[str, Any] | None) -> None:
         """Build a stage: its first step, or the state of one that was stopped."""
         self.number, self.stage = number, self.make_stage(number)
+        if not state:
+            self.best = None  # another stage's metric and data are not to be compared with
         if state and state["fingerprint"] != self.stage.fingerprint:
             raise ValueError(
                 "the data are not those of the checkpoint (sources, their sizes, weights, batch size or seed changed); "
@@ -246,6 +251,7 @@ class Trainer:
         nothing to save. An error is every rank's, and may be the earlier checkpoint's."""
         if self.step == self.saved:
             return
+        self.finish_writing()  # before another copy is made
         self.engine.update_model()
         state, step, folder = self.state(), self.step, self.folder
         keep, best = self.stage.config.train.keep_checkpoints, self.best[1] if self.best else None
@@ -253,7 +259,6 @@ class Trainer:
         def begin() -> None:
             if not folder:
                 return
-            self.writing.wait()  # before another copy is made
             save_model, copied = self.copy_model(), on_host(state)
 
             def write() -> None:

@@ -454,6 +454,25 @@ def test_sbu_is_read_from_its_newer_file_too(tmp_path: Path) -> None:
     write(tmp_path, {"sbu-captions-all.json": whole | {"captions": ["one"]}})
     with pytest.raises(ValueError, match="2 addresses stand beside 1 captions"):
         read("sbu", tmp_path)
+    for wrong in ({"image_urls": "ab", "captions": "cd"}, {"image_urls": {"a": 1}, "captions": {"b": 1}}):
+        write(tmp_path, {"sbu-captions-all.json": whole | wrong})
+        with pytest.raises(ValueError, match='not what this format reads: "image_urls" and "captions" must be lists'):
+            read("sbu", tmp_path)
+    write(tmp_path, {"sbu-captions-all.json": whole | {"image_urls": [urls[0], "http://x/"]}})
+    with pytest.raises(ValueError, match="picture 2: wanted the address of a picture, got 'http://x/'"):
+        read("sbu", tmp_path)
+
+
+def test_pictures_of_a_class_are_a_list(tmp_path: Path) -> None:
+    write(tmp_path, {"meta/train.json": {"apple_pie": "ab"}})
+    with pytest.raises(ValueError, match="not what this format reads: the pictures of 'apple_pie' must be a list"):
+        read("food101", tmp_path)
+
+
+def test_a_time_beyond_all_numbers_is_a_fault_of_its_line(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("label,youtube_id,time_start,time_end,split\nrunning,abc,1e999,10,train\n")
+    with pytest.raises(ValueError, match="line 2: times must be seconds, got 1e999, 10"):
+        read("kinetics400", tmp_path)
 
 
 def test_something_something_is_read_from_the_folder_it_comes_in_now(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from omnivl.cli import main
-from omnivl.data.check import check
+from omnivl.data.annotations import Item
+from omnivl.data.check import check, look
+from omnivl.data.tar import Member
 from tests.data.make_media import numbered, write_video
 from tests.data.test_annotations import COMPOSED, DECOMPOSED
 from tests.helpers import moving_gif, picture
@@ -121,7 +123,7 @@ def test_workers_find_the_same(set_of_40: tuple[Path, set[Fault], int]) -> None:
 def test_a_decoder_that_takes_its_worker_with_it_is_one_sentence(
     set_of_40: tuple[Path, set[Fault], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("omnivl.data.check.read_image", lambda source: os._exit(3))
+    monkeypatch.setattr("omnivl.data.check.looked_at", lambda *words: os._exit(3))
     with pytest.raises(ValueError, match="a process that decodes media ended"):
         check(f"manifest:{set_of_40[0]}", None, "train", once, num_workers=1)
 
@@ -136,6 +138,13 @@ def test_the_report_is_a_line_a_problem_and_progress_is_elsewhere(
     assert len(problems) == len(faults) and "decoding" in err and "decoding" not in out
     assert f"missing media: {path.parent / 'gone.jpg'}: no such file" in problems
     assert total.startswith(f"manifest:{path}, split train: ") and last.startswith(f"{len(faults)} problems: ")
+
+
+def test_a_tar_that_is_gone_is_a_problem_of_its_items(tmp_path: Path) -> None:
+    member = Member(str(tmp_path / "gone.tar"), "a.png", 512, 100)
+    medium, (problem,) = look(Item(Path(str(member)), ("a star",), id="a", content=member))
+    assert not medium and problem.kind == "media that do not decode" and problem.item == "a"
+    assert problem.reason.endswith("a.png: cannot be read (No such file or directory)")
 
 
 def test_a_clean_set_is_exit_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

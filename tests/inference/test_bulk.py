@@ -1,5 +1,6 @@
 """Bulk embedding with Ray: the vectors of one machine, nothing lost with a worker; media by URL."""
 
+import json
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from omnivl.data import remote
 from omnivl.inference import bulk
 from omnivl.inference.media_index import MediaIndex
 from omnivl.inference.pipeline import Pipeline
-from omnivl.inference.reader import End, File, Part, Reader
+from omnivl.inference.reader import ALWAYS, End, File, Part, Reader
 from omnivl.inference.store import Settings
 from tests.helpers import mini_folder
 from tests.inference.conftest import fill
@@ -135,6 +136,18 @@ def test_what_is_known_is_not_embedded_again_and_a_film_goes_on_where_it_was(
     later = list(bulk.received(iter(rows_of(by_hand(pipeline, known)(batch(files)))), known))
     assert [type(message) for message in later] == [End, Part, End]
     assert isinstance(later[1], Part) and later[1].number == 1 and later[1].content.stored == 1
+
+
+def test_a_copy_that_failed_with_another_worker_takes_nothing_from_the_index(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    media = fill(tmp_path / "media", pictures=1)
+    (row,) = rows_of(by_hand(pipeline, {})(batch([File(os.fsencode(media / "0.png"), 1, 1)])))
+    failed: dict[str, Any] = {"kind": "image", "taken": None, "error": "cannot be read", "retry": ALWAYS, "spans": []}
+    copy = row | {"path": os.fsencode(media / "copy.png"), "about": json.dumps(failed), "vectors": b""}
+    *_, first, last = bulk.received(iter([row, copy]), {})
+    assert isinstance(first, End) and isinstance(last, End) and first.content is not None
+    assert last == End(File(copy["path"], 1, 1), first.hash)
 
 
 def test_ray_that_is_not_there_is_named_with_its_command_before_anything_is_begun(

@@ -170,6 +170,16 @@ def test_names_of_any_bytes_are_kept(pipeline: Pipeline, tmp_path: Path) -> None
     assert sorted(paths) == sorted(names)
 
 
+def test_a_date_beyond_the_calendar_is_no_reason_not_to_be_found(
+    pipeline: Pipeline, build: Callable[..., Report], media: Path, tmp_path: Path
+) -> None:
+    os.utime(media / "1.png", (2e10, 2e10))  # the year 2603
+    report = build()
+    assert str(media / "1.png") not in dict(report.failed) and build().embedded == 0
+    with MediaIndex.open(tmp_path / "index", pipeline) as index:
+        assert index.search(media / "1.png", 1)[0].path == str(media / "1.png")
+
+
 def test_vectors_that_are_not_finite_are_never_stored(
     pipeline: Pipeline, build: Callable[..., Report], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

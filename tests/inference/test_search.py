@@ -156,6 +156,25 @@ def test_deleted_files_are_not_returned_and_others_take_their_place(pipeline: Pi
         assert index.search("a red circle", 5) == before[12:17]
 
 
+def test_what_a_graph_finds_only_when_it_is_asked_for_more_is_in_its_place(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "media", pictures=24)
+    with MediaIndex.build(tmp_path / "media", pipeline, index=tmp_path / "index") as index:
+        before = index.search("a red circle", 26)
+        exact = index.searcher(index.select(Filters())[0])
+
+        class Careless:
+            def search(self, query: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                found, scores = exact.search(query, k + 1, rows)
+                return (found, scores) if len(found) == len(rows) else (found[1:], scores[1:])
+
+        monkeypatch.setattr(index, "searcher", lambda vectors: Careless())
+        for result in before[1:9]:
+            Path(result.path).unlink()
+        assert index.search("a red circle", 2) == [before[0], before[9]]
+
+
 def test_matching_orders_as_the_models_own_reranking_does(pipeline: Pipeline, index: MediaIndex, media: Path) -> None:
     text, paths = "a red circle", sorted(media.glob("?.png"))
     found = index.find(text, 6, filters=Filters(kind="image", folders=(str(media),)), rerank=100)
@@ -179,6 +198,17 @@ def test_a_window_is_matched_as_it_was_found(pipeline: Pipeline, index: MediaInd
     (film,) = index.find("a red circle", 1, filters=Filters(min_duration=1), rerank=1).results
     frames = read_video(media / "film.mp4", 4, film.start, film.end).frames
     assert film.score == pytest.approx(pipeline.match(frames, "a red circle").score, abs=1e-5)
+
+
+def test_half_precision_is_the_pipelines_own(
+    pipeline: Pipeline, index: MediaIndex, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = pipeline.match(media / "0.png", "a red circle").score
+    monkeypatch.setattr(pipeline.forward, "half", torch.bfloat16)
+    half = pipeline.match(media / "0.png", "a red circle").score
+    matcher = matching.Matcher(pipeline, 4)
+    (log,) = matcher.log_probabilities("a red circle", [matching.Candidate(0, str(media / "0.png"), None, None)])
+    assert log is not None and math.exp(log) == pytest.approx(half, abs=1e-7) and half != full
 
 
 def test_what_does_not_match_is_left_out_and_the_best_is_told(

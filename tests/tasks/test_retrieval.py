@@ -164,3 +164,26 @@ def test_what_cannot_be_measured_is_one_sentence(captions: list[tuple[str, ...]]
     items.captions = captions
     with pytest.raises(ValueError, match=told.replace("?", r"\?")):
         evaluate_retrieval(model, tokenizer, items, k=k)
+
+
+def test_an_item_that_is_gone_when_it_is_reranked_is_never_found() -> None:
+    """As one that could not be read at all: what was not matched must not pass for a perfect match."""
+    model, tokenizer = mini_model()
+    found = []
+    for first in (0, 1):  # the read that fails, of two
+        reads: list[int] = []
+
+        def read(index: int, reads: list[int] = reads, first: int = first) -> np.ndarray:
+            reads += [index] if index == 2 else []
+            if index == 2 and len(reads) > first:
+                raise BadSample("2.png: is gone")
+            return np.random.default_rng(index).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+
+        captions: list[tuple[str, ...]] = [
+            (f"a {name} star",) for name in ("red", "blue", "green", "pink", "grey", "white")
+        ]
+        items = Gallery("g", "test", "image", [str(i) for i in range(6)], captions, [""] * 6, read)
+        results = evaluate_retrieval(model, tokenizer, items, k=6, token_memory=0.0)
+        found.append({r.metric: float(r.value or 0) for r in results if r.settings["k"]})
+        assert all(r.settings["bad"] == 1 for r in results if r.settings["k"]) and len(reads) == 1 + first
+    assert found[0] == pytest.approx(found[1]) and found[0]["t2i_r5"] <= 5 / 6

@@ -391,6 +391,61 @@ def test_the_best_step_is_kept_and_published_and_one_that_is_not_a_number_is_nev
     assert published == best
 
 
+@pytest.mark.parametrize("until", [3, 99])
+def test_the_best_step_is_the_last_stages(tmp_path: Path, until: int) -> None:
+    """Another stage's values, of another metric on other data, do not count: stopped between the stages or not."""
+    words: dict[str, Any] = {"checkpoint_every": 1, "keep_checkpoints": 1, "validate_every": 1, "select": "recall"}
+    stages = stage_config("image", 2, **words), stage_config("image", 3, **words)
+    values = {1: 0.9, 2: 0.8, 3: 0.1, 4: 0.3, 5: 0.2}
+
+    def trained(resume: bool, until: int) -> None:
+        run = TinyRun(*stages, folder=tmp_path, resume=resume)
+        make = run.trainer.make_stage
+
+        def validate() -> dict[str, float]:
+            if run.trainer.step == until:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return {"recall": values[run.trainer.step]}
+
+        run.trainer.make_stage = lambda number: replace(make(number), validate=validate)
+        run.train()
+
+    if until < 99:
+        with pytest.raises(Stopped):
+            trained(False, until)
+    trained(until < 99, 99)
+    assert checkpoint_steps(tmp_path) == [4, 5] and read_state(tmp_path / "checkpoints/step-5")["best"] == (0.3, 4)
+    published, best = ((tmp_path / at / "model.safetensors").read_bytes() for at in ("model", "checkpoints/step-4"))
+    assert published == best
+
+
+def test_no_state_is_gathered_while_the_copy_before_is_still_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under FSDP a gathered state is a copy already: one at a time is what the host's memory must hold."""
+    run = TinyRun(stage_config("image", 4, checkpoint_every=1), folder=tmp_path)
+    writing: list[bool] = []
+    gathered, copied = run.trainer.state, run.trainer.copy_model
+
+    def state() -> dict[str, Any]:
+        writing.append(bool(run.trainer.writing.thread and run.trainer.writing.thread.is_alive()))
+        return gathered()
+
+    def slow() -> Callable[[Path], None]:
+        write = copied()
+
+        def slowly(folder: Path) -> None:
+            time.sleep(0.2)
+            write(folder)
+
+        return slowly
+
+    monkeypatch.setattr(run.trainer, "state", state)
+    monkeypatch.setattr(run.trainer, "copy_model", slow)
+    run.train()
+    assert writing == [False] * 4
+
+
 def test_a_resumed_run_refuses_other_data(tmp_path: Path) -> None:
     TinyRun(stage_config("image", 2, checkpoint_every=1), folder=tmp_path).train()
     other = replace(stage_config("image", 4), data=replace(stage_config("image", 4).data, batch_size=4))

@@ -71,7 +71,7 @@ def read_kinetics(path: Path, root: Path | None, split: str, notes: Notes) -> It
     for where, row in csv_rows(file_of(path, split, KINETICS), notes):
         try:
             start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
-        except ValueError:
+        except (ValueError, OverflowError):
             notes.fault("unreadable rows", where, f"times must be seconds, got {row['time_start']}, {row['time_end']}")
             continue
         clip = f"{row['youtube_id']}_{start:06d}_{end:06d}"

@@ -65,6 +65,8 @@ def read_food101(path: Path, root: Path | None, split: str, notes: Notes) -> Ite
     both, or meta/."""
     base = path if (path / "meta").is_dir() else resolve(path).parent
     for name, pictures in read_json(base / "meta" / f"{split}.json").items():
+        if not isinstance(pictures, list):
+            raise TypeError(f"the pictures of {name!r} must be a list")
         for picture in pictures:
             yield picture, Item((root or base) / "images" / f"{picture}.jpg", label=words(name), id=picture)
 

@@ -67,6 +67,8 @@ def read_sbu(path: Path, root: Path | None, split: str, notes: Notes) -> Iterato
     if file.suffix == ".json" and resolve(file).is_file():
         whole = read_json(file)
         urls, captions = whole["image_urls"], whole["captions"]
+        if not isinstance(urls, list) or not isinstance(captions, list):
+            raise TypeError('"image_urls" and "captions" must be lists')
         places = [f"{file}, picture {number}" for number in range(1, len(urls) + 1)]
     else:
         told, said = (
@@ -77,7 +79,10 @@ def read_sbu(path: Path, root: Path | None, split: str, notes: Notes) -> Iterato
     if len(urls) != len(captions):
         raise ValueError(f"{path}: {len(urls):,} addresses stand beside {len(captions):,} captions; they must match")
     for where, url, caption in zip(places, urls, captions, strict=True):
-        yield where, Item(base / url.rpartition("/")[2], captions_in(caption))
+        if name := url.rpartition("/")[2]:
+            yield where, Item(base / name, captions_in(caption))
+        else:
+            notes.fault("unreadable rows", where, f"wanted the address of a picture, got {url!r}")
 
 
 @reader()
