@@ -29,7 +29,8 @@ from studies.encoders.cached import cached_clips, cached_pictures, shortened
 CUT = 9  # visual blocks that stay as they were
 VISION_LAYERS = CUT + 1  # of twelve: the last ones were probably tuned to what is salient
 IMAGE_SIZE, NUM_FRAMES = 112, 4
-COPIES = 2  # of each drawing, the first as it is
+DRAWINGS = ("emoji_train", "emoji_more_train")
+COPIES = 3  # of each drawing, the first as it is
 EVERY = (
     7  # of the training clips one in so many (people differ by outfit and weapon alone); not a multiple of 8 directions
 )
@@ -44,7 +45,7 @@ def start(encoders: Path, *, random: bool = False) -> tuple[OmniVL, Tokenizer]:
 
 
 def training_items(data: Path, name: str) -> list[Item]:
-    """The items of emoji_train, or one in EVERY of flare_train."""
+    """The items of a manifest of drawings, or one in EVERY of flare_train."""
     items = list(read_manifest(data / f"{name}.jsonl", None, "").items)
     return items[::EVERY] if name == "flare_train" else items
 
@@ -52,11 +53,11 @@ def training_items(data: Path, name: str) -> list[Item]:
 def passes(model: OmniVL, data: Path) -> dict[str, Callable[[], Tensor]]:
     """File name -> what makes the tokens (I, T, 1 + S, D) in it."""
 
-    def drawings(copy: int) -> Callable[[], Tensor]:
-        return lambda: cached_pictures(model, training_items(data, "emoji_train"), CUT, copy)
+    def drawings(name: str, copy: int) -> Callable[[], Tensor]:
+        return lambda: cached_pictures(model, training_items(data, name), CUT, copy)
 
     return {
-        **{f"emoji_train_{copy}": drawings(copy) for copy in range(COPIES)},
+        **{f"{name}_{copy}": drawings(name, copy) for copy in range(COPIES) for name in DRAWINGS},
         "flare_train": lambda: cached_clips(model, training_items(data, "flare_train"), CUT),
     }
 
@@ -73,7 +74,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("runs/mini-data"), help="what build.py --size 112 wrote")
     parser.add_argument("--out", type=Path, default=Path("runs/encoders/features"), help="folder to write to")
     parser.add_argument("--random", action="store_true", help="from random weights")
-    parser.add_argument("--only", nargs="+", metavar="PASS", help="emoji_train_0, ..., flare_train (all)")
+    parser.add_argument(
+        "--only", nargs="+", metavar="PASS", help="emoji_train_0, emoji_more_train_0, ..., flare_train (all)"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     model, _ = start(options.encoders, random=options.random)

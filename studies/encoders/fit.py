@@ -21,6 +21,8 @@ from omnivl.tokenizer import Tokenizer
 from omnivl.train.optim import build_optimizer, learning_rate, set_learning_rate
 from studies.encoders.cached import cached_texts, upper_text, upper_visual
 
+OTHER_WORDS = 0.5  # share of the captions that have other words and are drawn in them
+
 
 @dataclass(frozen=True)
 class Upper:
@@ -43,14 +45,26 @@ class Upper:
         return {n: blocks if n.startswith("visual.") else text for n in names if n.startswith(("visual.", "text."))}
 
 
+def in_other_words(caption: str, words: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """A caption in two prompts; then three of the words that people look for it by, with it and without it."""
+    prompts = rng.choice([prompt for prompt in label_prompts("image") if prompt != "{}"], 2, replace=False)
+    said = [fill(prompt, caption) for prompt in prompts]
+    if len(words) > 2:
+        first, second = (" ".join(rng.choice(words, 3, replace=False)) for _ in range(2))
+        said += [f"{caption} {first}", second]
+    return said
+
+
 @dataclass
 class Corpus:
-    """Media of one kind as tokens, and what is said of each: its caption, or its label in the words of a prompt."""
+    """Media of one kind as tokens, and what is said of each: its caption, as it is or in other words, or its label in
+    the words of a prompt."""
 
     tokens: Tensor  # (I, C, T, 1 + S, D) half precision
     captions: list[str]
     labels: list[str]
     medium: str
+    other_words: dict[str, list[str]] = field(default_factory=dict)  # for each caption
     by_caption: list[list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,12 +74,15 @@ class Corpus:
         self.by_caption = list(found.values())
 
     @classmethod
-    def of(cls, items: Sequence[Item], tokens: Tensor, medium: str) -> "Corpus":
-        return cls(tokens, [item.captions[0] for item in items], [item.label for item in items], medium)
+    def of(
+        cls, items: Sequence[Item], tokens: Tensor, medium: str, other_words: dict[str, list[str]] | None = None
+    ) -> "Corpus":
+        captions, labels = [item.captions[0] for item in items], [item.label for item in items]
+        return cls(tokens, captions, labels, medium, other_words or {})
 
     def texts(self) -> list[str]:
         prompted = [fill(prompt, label) for label in sorted(set(self.labels)) for prompt in label_prompts(self.medium)]
-        return sorted(set(self.captions)) + prompted
+        return sorted(set(self.captions)) + [text for said in self.other_words.values() for text in said] + prompted
 
     def draw(self, size: int, label_share: float, rng: np.random.Generator) -> tuple[Tensor, list[str], list[str]]:
         """Tokens (B, T, 1 + S, D), texts, and what tells positives apart, of `size` rows: different captions as far as
@@ -75,6 +92,9 @@ class Corpus:
         rows = [int(rng.choice(self.by_caption[group])) for group in groups]
         texts = [self.captions[row] for row in rows]
         keys = [f"caption {text}" for text in texts]
+        for i, text in enumerate(texts):
+            if text in self.other_words and rng.random() < OTHER_WORDS:
+                texts[i] = str(rng.choice(self.other_words[text]))
         prompts = label_prompts(self.medium)
         for row in rng.integers(len(self.labels), size=labelled):
             rows.append(int(row))

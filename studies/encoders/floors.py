@@ -27,7 +27,7 @@ from omnivl.results import write_results
 from omnivl.tasks.base import Result
 from omnivl.tokenizer import Tokenizer
 from studies.encoders.cached import cached_pictures, cached_texts
-from studies.encoders.features import CUT, read, start, training_items
+from studies.encoders.features import CUT, DRAWINGS, read, start, training_items
 from studies.mini.floors import picture
 
 RANKS = (1, 5, 10)
@@ -61,9 +61,10 @@ def main() -> int:
     options = parser.parse_args()
     begun = time.process_time()
     model, tokenizer = start(options.encoders)
-    train = training_items(options.data, "emoji_train")
+    train = [item for name in DRAWINGS for item in training_items(options.data, name)]
+    frozen = torch.cat([read(options.features, f"{name}_0")[0] for name in DRAWINGS])
     names = [item.captions[0] for item in train]
-    known = {"16x16 pixels": by_pixels(train), "frozen tokens": by_tokens(read(options.features, "emoji_train_0")[0])}
+    known = {"16x16 pixels": by_pixels(train), "frozen tokens": by_tokens(frozen)}
     results = []
     for manifest in ("emoji_unseen_hand", "stamps_transfer"):
         items = read_manifest(options.data / f"{manifest}.jsonl", None, "").items

@@ -1,4 +1,5 @@
-"""Pretrain the upper part of the converted encoders on the mini benchmark: drawings first, then drawings and clips.
+"""Pretrain the upper part of the converted encoders on the mini benchmark: text alone, then drawings,
+then drawings and clips.
 
     python studies/encoders/train.py OUT [--encoders runs/encoders] [--features runs/encoders/features] [--seed 0]
 
@@ -14,32 +15,42 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the command is a path, so the repository is not on it
 
-from omnivl.config import OptimConfig
+from omnivl.config import OptimConfig, read_json
 from omnivl.model import OmniVL
 from omnivl.model.folder import save_folder
 from omnivl.results import commit, machine
 from omnivl.tokenizer import Tokenizer
 from omnivl.train.checkpoint import write_json
-from studies.encoders.features import CUT, read, start, training_items
-from studies.encoders.fit import Corpus, Steps, Upper, fit
+from studies.encoders.features import CUT, DRAWINGS, read, start, training_items
+from studies.encoders.fit import Corpus, Steps, Upper, fit, in_other_words
+from studies.encoders.language import learn_meaning, phrases
 
 UPPER = Upper(visual=CUT, text=5)
+TEMPERATURE = 0.03  # to start from: it would take a hundred steps to come down to it
+PHRASES = 8000  # texts in which [CLS] learns to say what the mean over the tokens said
 OPTIM = OptimConfig(lr=1e-3, warmup_steps=15, betas=(0.9, 0.98))
-DRAWINGS = Steps(steps=200, batch=512, optim=OPTIM)
-BOTH = Steps(steps=80, batch=256, clips=128, optim=OPTIM)
+DRAWN = Steps(steps=400, batch=512, optim=OPTIM)
+BOTH = Steps(steps=100, batch=512, clips=128, optim=OPTIM)
 
 
 def read_corpora(data: Path, features: Path) -> tuple[list[Corpus], float]:
-    """Drawings in all their copies, and clips where they are there; the CPU seconds that their tokens took."""
-    names = sorted(path.stem for path in features.glob("emoji_train_*.safetensors"))
-    copies = [read(features, name) for name in names]
-    pictures = torch.stack([tokens for tokens, _ in copies], 1)  # (I, C, 1, 1 + S, D)
-    corpora = [Corpus.of(training_items(data, "emoji_train"), pictures, "image")]
-    seconds = sum(each for _, each in copies)
+    """Drawings in the copies that all sets of them have, and clips where they are there; the CPU seconds that their
+    tokens took."""
+    sets = [name for name in DRAWINGS if (features / f"{name}_0.safetensors").exists()]
+    copies = min(len(list(features.glob(f"{name}_?.safetensors"))) for name in sets)
+    kept = [[read(features, f"{name}_{copy}") for name in sets] for copy in range(copies)]
+    pictures = torch.stack([torch.cat([tokens for tokens, _ in one]) for one in kept], 1)  # (I, C, 1, 1 + S, D)
+    seconds = sum(each for one in kept for _, each in one)
+    items = [item for name in sets for item in training_items(data, name)]
+    words, rng = read_json(data / "emoji_words.json"), np.random.default_rng(0)
+    captions = sorted({item.captions[0] for item in items})
+    said = {caption: in_other_words(caption, words.get(caption, []), rng) for caption in captions}
+    corpora = [Corpus.of(items, pictures, "image", said)]
     if (features / "flare_train.safetensors").exists():
         clips, more = read(features, "flare_train")
         corpora.append(Corpus.of(training_items(data, "flare_train"), clips[:, None], "video"))
@@ -48,8 +59,12 @@ def read_corpora(data: Path, features: Path) -> tuple[list[Corpus], float]:
 
 
 def train(model: OmniVL, tokenizer: Tokenizer, corpora: Sequence[Corpus], seed: int) -> dict[str, list[float]]:
-    """Both stages in place, the second where there are clips; gives their losses."""
-    losses = {"drawings": fit(model, tokenizer, UPPER, DRAWINGS, corpora[:1], seed=seed)}
+    """All stages in place, the last where there are clips; gives their losses."""
+    texts = sorted({*phrases(tokenizer, PHRASES, np.random.default_rng(seed)), *corpora[0].captions})
+    losses = {"meaning": learn_meaning(model, tokenizer, texts, UPPER.text, steps=200, batch=256, seed=seed)}
+    with torch.no_grad():
+        model.temperature.fill_(TEMPERATURE)
+    losses["drawings"] = fit(model, tokenizer, UPPER, DRAWN, corpora[:1], seed=seed)
     if len(corpora) > 1:
         model.start_video_from_image()  # from the image weights as they are now
         losses["both"] = fit(model, tokenizer, UPPER, BOTH, corpora, seed=seed + 1000)
@@ -79,7 +94,7 @@ def main() -> int:
         "seed": options.seed,
         "copies": corpora[0].tokens.shape[1],
         "clips": sum(len(corpus.captions) for corpus in corpora[1:]),
-        "settings": {"upper": dataclasses.asdict(UPPER), "drawings": dataclasses.asdict(DRAWINGS),
+        "settings": {"upper": dataclasses.asdict(UPPER), "drawings": dataclasses.asdict(DRAWN),
                      "both": dataclasses.asdict(BOTH)},
         "cpu_seconds": {"features": round(spent, 1), "training": round(took, 1), "all": round(spent + took, 1)},
         "losses": ends,  # of the first and of the last five steps

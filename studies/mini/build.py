@@ -1,6 +1,6 @@
 """Build the mini benchmark: fetch pinned packages, write pictures and clips, the manifests that split them, and shards.
 
-    python studies/mini/build.py [OUT] [--size 64] [--parts emoji flare stamps]
+    python studies/mini/build.py [OUT] [--size 64] [--parts emoji more flare stamps]
 
 Everything goes under OUT (runs/mini-data unless given), nothing of it into the repository. An interrupted build goes
 on: archives, media and shards that are there are kept. Shards are read back whole, and must equal the manifests. Exit 2
@@ -29,7 +29,7 @@ from omnivl.data.tar import Member
 from studies.mini import emoji, flare, stamps
 from studies.mini.packages import PACKAGES, PackageError, fetch
 from studies.mini.questions import about_clip, about_drawing
-from studies.mini.splits import SPECIES_SPLIT, emoji_split
+from studies.mini.splits import SPECIES_SPLIT, concept_split, emoji_split
 
 Row = dict[str, str]
 Manifests = dict[str, list[Row]]  # of each item one row with all its texts, and then one for each question
@@ -39,12 +39,32 @@ SHARD_SIZE = 20_000_000  # bytes
 
 def emoji_part(archives: dict[str, Path], out: Path, size: int) -> tuple[Manifests, dict[str, Any]]:
     """Write the drawings; return the rows of each manifest and what was left out."""
+    names = emoji.read_names(archives[emoji.NAMES])
+    hands = {hand: archives[package] for hand, (package, _, _) in emoji.HANDS.items()}
+    return drawings_part(hands, names, out, size)
+
+
+def more_part(archives: dict[str, Path], out: Path, size: int) -> tuple[Manifests, dict[str, Any]]:
+    """The same of the further hands, what they drew of training concepts alone: emoji_more_train. Beside it
+    emoji_words.json, for each name of a training concept the words that people look for it by."""
+    names = emoji.read_names(archives[emoji.NAMES])
+    told = emoji.read_words(archives[emoji.WORDS])
+    known = {code: name for code, name in names.items() if concept_split(name.name) == "train"}
+    words = {name.name: told[code] for code, name in known.items() if told.get(code)}
+    (out / "emoji_words.json").write_text(json.dumps(words, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    hands = {hand: archives[package] for hand, package in emoji.MORE_HANDS.items()}
+    rows, counts = drawings_part(hands, known, out, size)
+    return {"emoji_more_train": rows["emoji_train"]}, counts
+
+
+def drawings_part(
+    hands: dict[str, Path], names: dict[str, emoji.Name], out: Path, size: int
+) -> tuple[Manifests, dict[str, Any]]:
     manifests: Manifests = collections.defaultdict(list)
     counts: dict[str, Any] = {}
-    names = emoji.read_names(archives[emoji.NAMES])
-    for hand, (package, _, _) in emoji.HANDS.items():
+    for hand, archive in hands.items():
         drawn = 0
-        for drawing in emoji.drawings(hand, archives[package], names, size):
+        for drawing in emoji.drawings(hand, archive, names, size):
             drawn += 1
             split = emoji_split(drawing.name.name, hand)
             if split is None:
@@ -181,7 +201,9 @@ def build(out: Path, size: int, parts: list[str]) -> dict[str, Any]:
     """Everything; returns what counts.json says. Raises PackageError before anything is written."""
     begun = time.perf_counter()
     archives = {
-        package.name: fetch(package, cache_folder(out)) for package in PACKAGES.values() if package.part in parts
+        package.name: fetch(package, cache_folder(out))
+        for package in PACKAGES.values()
+        if package.part in parts or (package.name == emoji.NAMES and "more" in parts)
     }
     fetched = time.perf_counter()
     manifests: Manifests = {}
@@ -189,6 +211,9 @@ def build(out: Path, size: int, parts: list[str]) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     if "emoji" in parts:
         rows, counts["emoji"] = emoji_part(archives, out, size)
+        manifests |= rows
+    if "more" in parts:
+        rows, counts["more"] = more_part(archives, out, size)
         manifests |= rows
     if "flare" in parts:
         rows, counts["flare"] = flare_part(archives["flare-game"], out, size)
@@ -211,7 +236,7 @@ def main() -> int:
     )
     parser.add_argument("out", nargs="?", type=Path, default=Path("runs/mini-data"), help="folder to build in")
     parser.add_argument("--size", type=int, default=64, help="pixels of a side (64)")
-    parser.add_argument("--parts", nargs="+", choices=("emoji", "flare", "stamps"), default=["emoji", "flare"])
+    parser.add_argument("--parts", nargs="+", choices=("emoji", "more", "flare", "stamps"), default=["emoji", "flare"])
     options = parser.parse_args()
     if options.size < 1:
         parser.error(f"--size is pixels, at least 1, got {options.size}")

@@ -1,6 +1,7 @@
 """Emoji drawings in four hands: pictures laid on white, with their Unicode names as captions and groups as labels.
 
 Names and groups come from one package, drawings from four, joined by code points (each spells them in its own way).
+Three further hands stand in icon sets, joined by name; they draw fewer things, and two of them long ago.
 Skin tones are left out altogether. A hand that gives two names one and the same picture keeps the oldest name, since
 the others could not be told. This room knows pictures and names; splits come from `splits`.
 """
@@ -8,6 +9,7 @@ the others could not be told. This room knows pictures and names; splits come fr
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,12 @@ HANDS = {
     "fluent": ("@lobehub/fluent-emoji-3d", "assets/", ".webp"),
     "openmoji": ("openmoji", "color/svg/", ".svg"),
 }
+MORE_HANDS = {
+    "noto-v1": "@iconify-json/noto-v1",
+    "emojione": "@iconify-json/emojione",
+    "emojione-v1": "@iconify-json/emojione-v1",
+}
+WORDS = "emojibase-data"
 # Unicode's nine groups as words that read well in "a drawing of a {}".
 GROUPS = {
     "Smileys & Emotion": "smiley",
@@ -73,8 +81,17 @@ def read_names(archive: Path) -> dict[str, Name]:
     return names
 
 
+def read_words(archive: Path) -> dict[str, list[str]]:
+    """Code -> words that people look for an emoji by, its name not among them."""
+    [(_, content)] = npm_files(archive, lambda name: name == "en/data.json")
+    return {code_of(row["hexcode"]): row.get("tags", []) for row in json.loads(content)}
+
+
 def drawings(hand: str, archive: Path, names: dict[str, Name], size: int) -> Iterator[Drawing]:
     """All that a hand drew of these names, in Unicode's order, identical pictures once (see `distinct`)."""
+    if hand in MORE_HANDS:
+        yield from icons(hand, archive, names, size)
+        return
     _, folder, extension = HANDS[hand]
     opened = opener(extension, size)
     found: dict[str, Drawing] = {}
@@ -83,6 +100,29 @@ def drawings(hand: str, archive: Path, names: dict[str, Name], size: int) -> Ite
         if code in names and code not in found:  # some are there with and without the variation selector
             found[code] = Drawing(hand, names[code], on_white(opened(content), size))
     yield from distinct([found[code] for code in names if code in found])
+
+
+def icons(hand: str, archive: Path, names: dict[str, Name], size: int) -> Iterator[Drawing]:
+    """The same of a hand whose package is one icon set: bodies of SVG by name, and older names for some of them."""
+    [(_, content)] = npm_files(archive, lambda name: name == "icons.json")
+    held = json.loads(content)
+    bodies = {name: icon["body"] for name, icon in held["icons"].items()}
+    bodies |= {name: bodies[alias["parent"]] for name, alias in held["aliases"].items() if alias["parent"] in bodies}
+    render, width, height = opener(".svg", size), held["width"], held["height"]
+    found = {}
+    for code, name in names.items():
+        if body := next((bodies[spelled] for spelled in icon_names(name.name) if spelled in bodies), None):
+            svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{body}</svg>'
+            found[code] = Drawing(hand, name, on_white(render(svg.encode()), size))
+    yield from distinct(list(found.values()))
+
+
+def icon_names(name: str) -> tuple[str, ...]:
+    """How icon sets spell a name: "woman's hat" -> "womans-hat", "flag Chad" -> "flag-for-chad" too."""
+    plain = unicodedata.normalize("NFKD", name.lower()).encode("ascii", "ignore").decode().replace("'", "")
+    spelled = re.sub("[^a-z0-9]+", "-", plain).strip("-")
+    country = spelled.removeprefix("flag-")
+    return (spelled, f"flag-for-{country}", f"flag-for-flag-{country}") if name.startswith("flag ") else (spelled,)
 
 
 def distinct(found: list[Drawing]) -> list[Drawing]:
@@ -101,7 +141,7 @@ def opener(extension: str, size: int) -> Callable[[bytes], Image.Image]:
     try:
         import resvg_py
     except ImportError:
-        raise PackageError("OpenMoji is drawn in SVG, which needs resvg-py: pip install resvg-py==0.5.0") from None
+        raise PackageError("some hands draw in SVG, which needs resvg-py: pip install resvg-py==0.5.0") from None
 
     def render(content: bytes) -> Image.Image:
         png = resvg_py.svg_to_bytes(svg_string=content.decode(), width=size, height=size, skip_system_fonts=True)

@@ -29,7 +29,7 @@ class Package:
     version: str
     client: str  # npm, apt-get or pip
     sha256: str
-    part: str  # emoji, flare, stamps or encoders
+    part: str  # emoji, more, flare, stamps or encoders
 
     @property
     def spec(self) -> str:
@@ -83,6 +83,34 @@ PACKAGES = {
             "npm",
             "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
             "emoji",
+        ),
+        Package(
+            "@iconify-json/noto-v1",
+            "1.2.5",
+            "npm",
+            "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
+            "more",
+        ),
+        Package(
+            "@iconify-json/emojione",
+            "1.2.3",
+            "npm",
+            "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+            "more",
+        ),
+        Package(
+            "@iconify-json/emojione-v1",
+            "1.2.3",
+            "npm",
+            "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3",
+            "more",
+        ),
+        Package(
+            "emojibase-data",
+            "17.0.0",
+            "npm",
+            "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
+            "more",
         ),
         Package(
             "flare-game",

@@ -19,7 +19,7 @@ from omnivl.data.media import read_image, read_video
 from omnivl.data.transforms import prepare
 from omnivl.model import OmniVL
 from omnivl.tokenizer import Tokenizer
-from studies.encoders import cached, fit
+from studies.encoders import cached, fit, language
 from studies.encoders.redraw import redraw
 from studies.encoders.sources import POSITIONS, Node, dino_weights
 from studies.mini import packages, stamps
@@ -135,6 +135,55 @@ def test_a_batch_has_different_captions_and_a_share_of_labels(tmp_path: Path) ->
     for text, key, row in zip(texts, keys, (tokens.flatten() // 2).long().tolist(), strict=True):
         kind, _, said = key.partition(" ")
         assert said in text and said == (drawn[row].captions[0] if kind == "caption" else drawn[row].label)
+
+
+def test_captions_are_drawn_in_other_words_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    said = {"a red star": fit.in_other_words("a red star", ["sky", "night", "shine", "bright"], rng), "a blue ring": []}
+    prompts, words = said["a red star"][:2], said["a red star"][2:]
+    assert all("a red star" in text != "a red star" for text in prompts) and len(set(prompts)) == 2
+    for text in words:
+        told = text.removeprefix("a red star ").split()
+        assert len(set(told)) == 3 and set(told) <= {"sky", "night", "shine", "bright"}
+    assert fit.in_other_words("a ring", ["round"], rng)[2:] == [], "too few words to tell it by"
+    del said["a blue ring"]
+    corpus = fit.Corpus.of(items(tmp_path), torch.zeros(4, 1, 1, 1, 1), "image", said)
+    drawn = [corpus.draw(4, 0, rng) for _ in range(60)]
+    found = [text for _, texts, keys in drawn for text, key in zip(texts, keys, strict=True) if "red star" in key]
+    assert set(found) == {"a red star", *said["a red star"]} <= set(corpus.texts())
+    assert 0.3 < found.count("a red star") / len(found) < 0.7
+
+
+def test_the_first_token_learns_the_mean_over_all(
+    small: tuple[OmniVL, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = small
+    monkeypatch.setattr(language, "OPTIM", OptimConfig(lr=1e-2, warmup_steps=5))
+    texts = ["a red star", "a blue ring", "a green circle", "a red ring", "a star and a ring", "green and blue"]
+    by_hand = []
+    with torch.inference_mode():
+        for text in texts:  # one at a time: no padding
+            ids, mask = tokenizer([text])
+            by_hand.append(model.text(ids, mask)[0].mean(0))
+    wanted = torch.nn.functional.normalize(torch.stack(by_hand), dim=-1)
+    found = language.mean_vectors(model, *cached.cached_texts(model, tokenizer, texts, 1), 1)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    before = {name: value.clone() for name, value in model.state_dict().items() if name.startswith("visual")}
+    losses = language.learn_meaning(model, tokenizer, texts, 1, steps=60, batch=6, seed=0)
+    assert losses[-1] < 0.2 * losses[0]
+    with torch.inference_mode():
+        said = model.embed_text(*tokenizer(texts))
+    likeness = wanted - wanted.mean(0)
+    likeness = torch.nn.functional.normalize(likeness, dim=-1)
+    assert torch.corrcoef(torch.stack([(said @ said.T).flatten(), (likeness @ likeness.T).flatten()]))[0, 1] > 0.9
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
+def test_phrases_are_made_of_words(small: tuple[OmniVL, Tokenizer]) -> None:
+    _, tokenizer = small
+    made = language.phrases(tokenizer, 40, np.random.default_rng(0))
+    assert len(set(made)) > 20 and made == language.phrases(tokenizer, 40, np.random.default_rng(0))
+    assert not any("#" in text or "[" in text for text in made)
 
 
 # --- what the study adds to the mini benchmark ---

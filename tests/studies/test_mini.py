@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,6 +152,38 @@ def test_emoji_manifests_hold_every_distinct_drawing_once_in_its_split(
     wanted = {(hand, name) for hand in emoji.HANDS for name in distinct if splits.emoji_split(name, hand)}
     assert found == wanted
     assert counts["google"] == {"names": len(NAMES), "distinct_drawings": len(distinct)}
+
+
+def test_further_hands_draw_training_concepts_from_icon_sets(
+    emoji_archives: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opener(_: str, size: int) -> Callable[[bytes], Image.Image]:
+        return lambda svg: Image.new("RGB", (size, size), re.findall(rb">(\w+)</svg>", svg)[0].decode())
+
+    monkeypatch.setattr(emoji, "opener", opener)
+    monkeypatch.setattr(build, "concept_split", lambda name: "test" if name == "lemon" else "train")
+    bodies = {"red-heart": "red", "lemon": "yellow", "farmer-woman": "green", "flag-for-x": "blue", "unknown": "pink"}
+    icons = {
+        "icons": {name: {"body": body} for name, body in bodies.items()},
+        "aliases": {"woman-farmer": {"parent": "farmer-woman"}, "tone": {"parent": "woman-farmer-dark"}},
+        "width": 64, "height": 64,
+    }  # fmt: skip
+    for hand, package in emoji.MORE_HANDS.items():
+        emoji_archives[package] = archive(tmp_path / f"{hand}.tgz", {"icons.json": json.dumps(icons).encode()})
+    told = [{"hexcode": "1F34B", "tags": ["sour"]}, {"hexcode": "2764", "tags": ["love", "red"]}, {"hexcode": "1F600"}]
+    emoji_archives[emoji.WORDS] = archive(tmp_path / "words.tgz", {"en/data.json": json.dumps(told).encode()})
+    out = tmp_path / "out"
+    out.mkdir()
+    manifests, counts = build.more_part(emoji_archives, out, 16)
+    found = {(row["id"].partition("/")[0], row["caption"]): row for row in manifests["emoji_more_train"] if "id" in row}
+    assert set(manifests) == {"emoji_more_train"}
+    assert set(found) == {(h, c) for h in emoji.MORE_HANDS for c in ("red heart", "woman farmer", "flag X")}
+    with Image.open(out / found["emojione", "woman farmer"]["media"]) as image:
+        assert (image.size, image.getpixel((3, 3))) == ((16, 16), (0, 128, 0))
+    assert json.loads((out / "emoji_words.json").read_text(encoding="utf-8")) == {"red heart": ["love", "red"]}
+    assert counts["noto-v1"]["distinct_drawings"] == 3
+    assert emoji.icon_names("woman\u2019s hat") == emoji.icon_names("woman's hat") == ("womans-hat",)
+    assert "flag-for-sao-tome-principe" in emoji.icon_names("flag São Tomé & Príncipe")
 
 
 def test_label_manifests_have_the_same_media_without_captions(emoji_archives: dict[str, Path], tmp_path: Path) -> None:
