@@ -116,8 +116,8 @@ def page(found: dict[str, Any]) -> str:
 
 def publish(rows: Sequence[Row], folder: Path = RESULTS) -> None:
     """Merge rows into benchmarks.json and write benchmarks.md from it. Each row keeps the commit that it was measured
-    at; rows of another machine are dropped, as one table has one machine."""
-    path, here = folder / "benchmarks.json", f"{machine()}, {torch.get_num_threads()} threads"
+    at and its threads; rows of another machine are dropped, as one table has one machine."""
+    path, here = folder / "benchmarks.json", machine()
     kept: dict[str, dict[str, Any]] = {}
     if path.exists() and (before := read_json(path))["machine"] == here:
         kept = {row["benchmark"]: row for row in before["results"]}
