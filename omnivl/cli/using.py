@@ -97,8 +97,8 @@ def part_of(words: str) -> tuple[float, float]:
     """The seconds of "1:20-1:40" or "80-99.5". Raises ConfigError."""
     time = r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)"
     found = re.fullmatch(f"{time}-{time}", words.strip())
-    numbers = [float(number or 0) for number in found.groups()] if found else []
-    start, end = (sum(a * b for a, b in zip(numbers[i : i + 3], (3600, 60, 1), strict=False)) for i in (0, 3))
+    numbers = [float(number or 0) for number in found.groups()] if found else [0.0] * 6
+    start, end = (3600 * h + 60 * m + s for h, m, s in (numbers[:3], numbers[3:]))
     if not start < end:
         raise ConfigError(
             f"--at is {words!r}, wanted a part of a video from one time to a later one, such as 1:20-1:40"

@@ -36,7 +36,7 @@ class Engine:
         parallel = distributed.choose(train.parallel, task, device, self.precision)
         self.sharded = parallel == "fsdp"
         task.to("cpu" if self.sharded else device)
-        if state:  # the model is loaded already
+        if state:  # without the model, which is loaded already
             missing, unexpected = task.load_state_dict(state["task"], strict=False)
             assert not unexpected and all(name.startswith("model.") for name in missing)
         else:

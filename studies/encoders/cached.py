@@ -31,6 +31,7 @@ def shortened(model: OmniVL, *, vision_layers: int, image_size: int, num_frames:
     only_clips = ("visual.patches.video", "visual.time_position")
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith(only_clips)}
     gone = tuple(f"visual.blocks.{i}." for i in range(vision_layers, len(model.visual.blocks)))
+    # what only clips read has another shape here, and is derived below
     missing, unknown = made.load_state_dict({n: v for n, v in weights.items() if not n.startswith(gone)}, strict=False)
     assert not unknown and all(name.startswith(only_clips) for name in missing), (missing, unknown)
     made.extra = dict(model.extra)

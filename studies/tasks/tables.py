@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,8 +136,7 @@ def base_told(model: Path) -> Row:
 
 def without_paths(command: str) -> str:
     """A command with MODEL for the base."""
-    words = command.split()
-    return " ".join("MODEL" if before == "--init" else word for before, word in zip(["", *words], words, strict=False))
+    return " ".join("MODEL" if before == "--init" else word for before, word in pairwise(["", *command.split()]))
 
 
 def write_rows(path: Path, found: Row) -> None:
