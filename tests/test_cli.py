@@ -214,7 +214,7 @@ def test_caption_embed_match_on_one_input_and_as_json(
     assert main(["caption", clip, "--model", model, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert set(row) == {"media", "text", "score", "kind", "times"} and row["kind"] == "logprob"
-    assert main(["embed", image, clip, "--model", model, "--json"]) == 0
+    assert main(["embed", image, clip, "--model", model, "--json", "--precision", "bf16"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["kind"] for row in rows] == ["image", "video"]
     assert "times" not in rows[0] and len(rows[1]["times"]) == 4 and len(rows[0]["embedding"]) == 16

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from omnivl.cli.common import add_device, model_name, new_command, one_line
+from omnivl.cli.common import add_device, add_precision, model_name, new_command, one_line
 from omnivl.cli.progress import Progress, moment
 from omnivl.config import ConfigError
 
@@ -76,6 +76,7 @@ def add_commands(commands: Any) -> None:
     made.add_argument("--model", help="a model folder or hub repository (default: OMNIVL_MODEL)")
     made.add_argument("--json", action="store_true")
     add_device(made)
+    add_precision(made)
 
 
 def add_index(made: argparse.ArgumentParser) -> None:
@@ -87,6 +88,7 @@ def add_index(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--model", help="a model folder or hub repository (default: the index's own, else OMNIVL_MODEL)")
     add_device(made)
+    add_precision(made)
 
 
 def load_model(options: argparse.Namespace) -> Any:
@@ -95,7 +97,8 @@ def load_model(options: argparse.Namespace) -> Any:
     from omnivl.inference.pipeline import load
 
     known = None if options.model else known_index(options.index)
-    return load(known.model if known else model_name(options), device=options.device)
+    name = known.model if known else model_name(options)
+    return load(name, device=options.device, precision=options.precision)
 
 
 def plain_warnings() -> None:
@@ -276,7 +279,7 @@ def moments(options: argparse.Namespace) -> int:
     if options.top < 1:
         raise ConfigError(f"--top is {options.top}, wanted 1 or more")
     plain_warnings()
-    pipeline = load(model_name(options), device=options.device)
+    pipeline = load(model_name(options), device=options.device, precision=options.precision)
     found = find_moments(
         pipeline, options.film, options.text, top_k=options.top, seconds=options.window, stride=options.stride
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnivl.cli.common import add_device, as_json, model_name, new_command, one_line
+from omnivl.cli.common import add_device, add_precision, as_json, model_name, new_command, one_line
 from omnivl.config import ConfigError
 
 
@@ -35,6 +35,7 @@ def add_commands(commands: Any) -> None:
         made.add_argument("--model", help="a model folder or hub repository (default: OMNIVL_MODEL)")
         made.add_argument("--json", action="store_true", help="JSON; one line an input where there are several")
         add_device(made)
+        add_precision(made)
 
 
 def expand(paths: Sequence[str]) -> Iterator[str]:
@@ -60,7 +61,7 @@ def each_media(
     from omnivl.inference.pipeline import load
 
     start, end = (None, None) if options.at is None else part_of(options.at)
-    pipeline = load(model_name(options), device=options.device)
+    pipeline = load(model_name(options), device=options.device, precision=options.precision)
     paths = list(expand(options.media))
     if not paths:
         raise ConfigError(f"{', '.join(options.media)}: no pictures or clips in there")
