@@ -1,6 +1,6 @@
 """A whole pretraining step against one assembled from Hugging Face's BLIP modules that does the same work.
 
-    python benchmarks/train_step.py [--tiny] [--pairs N] [--medium image|video]
+    python benchmarks/train_step.py [--tiny] [--pairs N]
 
 A step is UniVLC, matching and language modelling: forward, backward, AdamW, momentum update, memory bank. Both sides
 have one visual forward for all three losses, are given texts padded to the longest of the batch (inside, ours leaves
