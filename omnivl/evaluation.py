@@ -307,6 +307,8 @@ def read_answers(path: Path) -> list[str]:
     else:
         try:
             listed = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read as a list of answers: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read as a list of answers: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path} is no list of answers: it is not UTF-8 text") from None
     return list(dict.fromkeys(text.strip() for text in listed if text.strip()))

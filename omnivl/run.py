@@ -274,14 +274,22 @@ class Run:
 
 def finish(config: RunConfig, out: Path, device: str = "auto") -> None:
     """Measure a run's model as its config says, write results.json and report.html. Does nothing where it asks for
-    nothing."""
-    wanted = config.evaluation
+    nothing; where it names no data and those trained on have none to measure by, says so."""
+    wanted, learnt = config.evaluation, config.stages[-1].data
     if not wanted.tasks:
         return
     model, tokenizer = load_folder(out / "model", distributed.resolve_device(device))
-    wanted = replace(wanted, num_frames=wanted.num_frames or config.stages[-1].data.num_frames)
+    wanted = replace(wanted, num_frames=wanted.num_frames or learnt.num_frames)
+    if not config.evaluation.data:
+        wanted = replace(wanted, data=learnt.sources[0], root=wanted.root or learnt.root)
     with stopwatch() as seconds:
-        results, _ = evaluate(model, tokenizer, wanted, seed=config.seed)
+        try:
+            results, _ = evaluate(model, tokenizer, wanted, seed=config.seed)
+        except ValueError as error:
+            if config.evaluation.data:
+                raise
+            log.warning("not measured: %s; `omnivl evaluate %s` measures it on other data", error, out / "model")
+            return
     write_results(out / "results.json", results, config=to_dict(config), seed=config.seed, seconds=seconds[0])
     add_results(out / "model", read_json(out / "results.json")["results"])
     examples: list[Example] = []

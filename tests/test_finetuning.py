@@ -68,6 +68,27 @@ def test_every_mini_recipe_trains_and_is_measured_on_its_own_task(
         assert sorted(labels) == sorted([*shapes.SHAPES, *world.MOTIONS])
 
 
+@pytest.mark.parametrize("splits", [("train", "test"), ("train",)])
+def test_a_run_on_data_of_ones_own_is_measured_on_their_test_split(
+    splits: tuple[str, ...], start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [
+        {"media": picture(tmp_path / f"{split}{i}.png", i).name, "caption": f"a number {i}", "split": split}
+        for split in splits
+        for i in range(8)
+    ]
+    (tmp_path / "my.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    words = ("--data.sources", f"manifest:{tmp_path / 'my.jsonl'}", "--data.media", "image")
+    config = short("retrieval_mini", start, *words)
+    train(config, tmp_path / "run", device="cpu")
+    finish(config, tmp_path / "run", "cpu")
+    if "test" in splits:
+        results = json.loads((tmp_path / "run/results.json").read_text())["results"]
+        assert {(row["split"], row["n"]) for row in results} == {("test", 8)} and "my.jsonl" in results[0]["dataset"]
+    else:
+        assert "not measured: " in caplog.text and not (tmp_path / "run/results.json").exists()
+
+
 @pytest.mark.parametrize("mixup", ["0", "0.8"])
 def test_a_classifier_resumed_equals_the_uninterrupted_run(start: Path, tmp_path: Path, mixup: str) -> None:
     words = ("--train.checkpoint_every", "1", "--train.keep_checkpoints", "9", "--task.mixup", mixup)

@@ -169,7 +169,7 @@ class EvaluationConfig:
     """What is measured of a model, and how."""
 
     tasks: tuple[str, ...] = ()  # retrieval, classify, probe, caption, answer
-    data: str = ""  # FORMAT:ANNOTATIONS
+    data: str = ""  # FORMAT:ANNOTATIONS; none, after training: the last stage's first source
     root: str = ""  # where relative media paths start; none: the annotation file's folder
     split: str = "test"
     media: tuple[Literal["image", "video"], ...] = ("image", "video")

@@ -43,6 +43,7 @@ class RunFolder:
         self.model = path / "model"
         self.metrics = path / "metrics.jsonl"
         self.bad_samples = path / "bad_samples.jsonl"
+        self.made = not path.exists()
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.lock = open(path / ".lock", "w")  # noqa: SIM115 (held for the life of the run)
@@ -60,6 +61,9 @@ class RunFolder:
             shutil.rmtree(leftover)
 
     def close(self) -> None:
+        """Let others write; a new folder goes where no step was taken."""
+        if self.made and not self.metrics.exists() and not self.steps():
+            shutil.rmtree(self.path)
         self.lock.close()
 
     def write_config(self, config: dict[str, Any]) -> None:
