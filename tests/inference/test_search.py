@@ -16,7 +16,7 @@ from omnivl.inference.filters import Filters, start_of
 from omnivl.inference.media_index import MediaIndex
 from omnivl.inference.pipeline import Pipeline
 from omnivl.inference.search import Exact, Graph, grow_graph
-from omnivl.model.rerank import rerank
+from omnivl.model.rerank import match_log_probability, rerank
 from tests.helpers import picture
 from tests.inference.conftest import fill
 
@@ -253,7 +253,7 @@ def test_matching_is_halved_until_there_is_room(
 ) -> None:
     candidates = [matching.Candidate(i, str(media / f"{i}.png"), None, None) for i in range(5)]
     expected = matching.Matcher(pipeline, 4).log_probabilities("a red circle", candidates)
-    sizes, room, score = list[int](), 2, matching.match_log_probability
+    sizes, room, score = list[int](), 2, match_log_probability
 
     def small_device(model: Any, tokens: Any, *rest: Any) -> Any:
         sizes.append(len(tokens))
