@@ -28,7 +28,7 @@ from omnivl.tasks.classification import ClassificationTask
 from omnivl.tasks.pretrain import PretrainTask, TextTask
 from omnivl.tasks.retrieval import encode
 from omnivl.tokenizer import Tokenizer
-from omnivl.train.checkpoint import RunFolder, SaveModel, checkpoint_steps, copy_to_host
+from omnivl.train.checkpoint import RunFolder, SaveModel, checkpoint_steps, copy_to_host, refuse_foreign
 from omnivl.train.trainer import Stage, Trainer
 
 log = logging.getLogger(__name__)
@@ -65,10 +65,11 @@ def train(config: RunConfig, out: Path, *, device: str = "auto", resume: bool = 
 
 
 def open_on_main(out: Path) -> RunFolder | None:
-    """The run folder on rank 0, None elsewhere; a folder in use stops every rank."""
+    """The run folder on rank 0, None elsewhere; a folder in use, or of something else, stops every rank."""
     folder: list[RunFolder] = []
 
     def opening() -> None:
+        refuse_foreign(out)
         folder.append(RunFolder(out))
 
     distributed.main_first(opening)
@@ -163,9 +164,10 @@ class Run:
         self.config, self.device = config, device
         self.opened: dict[DataConfig, list[Source]] = {}
         torch.manual_seed(config.seed)
-        source = checkpoint or (local_folder(config.init) if config.init else None)
-        if source:
-            self.model, self.tokenizer = load_folder(source)
+        if checkpoint:  # as it stands: a stage before may have given it another size than the config's
+            self.model, self.tokenizer = load_folder(checkpoint)
+        elif config.init:
+            self.model, self.tokenizer = load_folder(local_folder(config.init))
             self.resize()
         else:
             self.tokenizer = self.vocabulary()

@@ -164,6 +164,32 @@ def test_a_joint_stage_resumed_before_its_first_clip_equals_the_uninterrupted_ru
         assert (resumed / file).read_bytes() == (whole / file).read_bytes(), step
 
 
+def test_a_stage_that_enlarges_the_pictures_is_resumed_to_the_bit(tmp_path: Path) -> None:
+    """The table of positions is resized once, when the stage begins, and never on the way."""
+    words = ["--data.image_size", "96", "--train.steps", "4", "--train.checkpoint_every", "2", "--data.batch_size", "4"]
+    config = short("retrieval_mini", *words, "--data.media", "image", "--train.keep_checkpoints", "9")
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train(config, whole, device="cpu")
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / "checkpoints/step-4")
+    shutil.rmtree(resumed / "model")
+    train(config, resumed, device="cpu", resume=True)
+    for name in ("checkpoints/step-4", "model"):
+        one, other = ((run / name / "model.safetensors").read_bytes() for run in (whole, resumed))
+        assert one == other
+
+
+def test_a_folder_of_something_else_is_refused_and_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".tmp-backup").mkdir()
+    (tmp_path / "metrics.jsonl").write_text('{"mine": 1}\n')
+    assert main(["train", "retrieval_mini", "--out", str(tmp_path), "--device", "cpu"]) == 2
+    assert "holds files that are not of a run" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-backup", "metrics.jsonl"]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"mine": 1}\n'
+
+
 @pytest.mark.parametrize("setting", ["data.num_frames 0", "data.num_workers -1", "optim.lr -1"])
 def test_numbers_that_cannot_be_are_refused_by_their_name(setting: str) -> None:
     name, value = setting.split()

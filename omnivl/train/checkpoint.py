@@ -25,8 +25,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from omnivl.config import read_json
 from omnivl.train.stopping import TrainingError, reason
 
+BEGUN = {".lock", "checkpoints", ".config.json.tmp"}  # what a run folder may hold before its config.json
 SaveModel = Callable[[Path], None]  # writes a model folder
 M = TypeVar("M", bound=nn.Module)
 
@@ -57,8 +59,9 @@ class RunFolder:
                 f"{path} is in use by another run; wait for it, stop it, or choose another --out"
             ) from None
         let_go_after_fork(self.lock)
-        for leftover in [*self.checkpoints.glob(".tmp-*"), *path.glob(".tmp-*")]:  # of a run that was killed
-            shutil.rmtree(leftover)
+        for leftover in [*self.checkpoints.iterdir(), *path.glob(".tmp-model")]:  # of a run that was killed
+            if re.fullmatch(r"\.tmp-(model|(step|old)-\d+)", leftover.name):
+                shutil.rmtree(leftover)
 
     def close(self) -> None:
         """Let others write; a new folder goes where no step was taken."""
@@ -143,6 +146,16 @@ class Writing:
         failed, self.failed = self.failed, None
         if failed:
             raise failed
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raises ValueError for a folder that holds something, and no run of ours: a run would write over it. One that
+    was killed before it had written its config.json is ours."""
+    held = {each.name for each in path.iterdir()} if path.is_dir() else set()
+    config = read_json(path / "config.json") if "config.json" in held else None
+    if held <= BEGUN or (isinstance(config, dict) and "stages" in config):
+        return
+    raise ValueError(f"{path} holds files that are not of a run: choose another --out, a new or an empty folder")
 
 
 def on_host(value: Any) -> Any:
