@@ -11,10 +11,11 @@ import pytest
 
 import omnivl
 from omnivl import presets
+from omnivl.checks import check
 from omnivl.cli import main
 from omnivl.cli.training import apply_overrides
 from omnivl.config import ConfigError, RunConfig
-from omnivl.run import check, finish, train
+from omnivl.run import finish, train
 from omnivl.train.checkpoint import checkpoint_steps
 from tests.helpers import mini_folder, moving_gif, picture
 
@@ -166,14 +167,15 @@ def test_a_joint_stage_resumed_before_its_first_clip_equals_the_uninterrupted_ru
 
 def test_a_stage_that_enlarges_the_pictures_is_resumed_to_the_bit(tmp_path: Path) -> None:
     """The table of positions is resized once, when the stage begins, and never on the way."""
-    words = ["--data.image_size", "96", "--train.steps", "4", "--train.checkpoint_every", "2", "--data.batch_size", "4"]
+    words = ["--data.image_size", "96", "--train.steps", "4", "--data.batch_size", "4"]
+    words += ["--train.checkpoint_every", "2", "--evaluation.tasks"]
     config = short("retrieval_mini", *words, "--data.media", "image", "--train.keep_checkpoints", "9")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     train(config, whole, device="cpu")
     shutil.copytree(whole, resumed)
     shutil.rmtree(resumed / "checkpoints/step-4")
     shutil.rmtree(resumed / "model")
-    train(config, resumed, device="cpu", resume=True)
+    assert main(["train", "--resume", str(resumed), "--device", "cpu"]) == 0
     for name in ("checkpoints/step-4", "model"):
         one, other = ((run / name / "model.safetensors").read_bytes() for run in (whole, resumed))
         assert one == other

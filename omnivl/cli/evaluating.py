@@ -27,6 +27,13 @@ def add_commands(commands: Any) -> None:
     made.add_argument("--split", default=DEFAULTS.split)
     made.add_argument("--medium", choices=["image", "video"], help="pictures or clips alone (default: both)")
     made.add_argument("--num-frames", type=int, default=0, help="frames a clip (default: the model's)")
+    made.add_argument(
+        "--max-text-tokens",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of a text or question, the rest is cut (default: 40)",
+    )
     made.add_argument("--batch-size", type=int, default=DEFAULTS.batch_size, help="items at a time; changes no number")
     number(made, "--num-items", DEFAULTS.num_items, "gallery size where items are rendered")
     made.add_argument("--seed", type=int, default=0)
