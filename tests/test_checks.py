@@ -43,7 +43,10 @@ def recipe(data: str, *words: str, name: str = "retrieval_mini") -> RunConfig:
 
 def test_a_model_is_never_chosen_on_what_it_is_trained_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     own = manifest(tmp_path)
-    with pytest.raises(ConfigError, match=r"choose the model by what it is trained on \(6 of the 6 items of manifest:.*give --train.valid"):
+    with pytest.raises(
+        ConfigError,
+        match=r"choose the model by what it is trained on \(6 of the 6 items of manifest:.*give --train.valid",
+    ):
         check_data(recipe(own, *VALIDATED, "--train.select", "t2i_r1"))
     assert not caplog.text
     check_data(recipe(own, *VALIDATED))

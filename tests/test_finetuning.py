@@ -167,6 +167,19 @@ def test_what_is_read_of_an_item_is_what_was_asked_for(tmp_path: Path) -> None:
         file_source(tmp_path, "questions")
 
 
+def test_ids_of_two_sources_never_make_positives_of_their_items(tmp_path: Path) -> None:
+    ask, rng = Ask(32, 4, "bicubic"), np.random.default_rng(0)
+    keys = set()
+    for name in ("one", "other"):
+        picture(tmp_path / f"{name}.png")
+        row = {"media": f"{name}.png", "caption": ["a star", "a ring"], "id": "42"}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row))
+        spec = f"manifest:{tmp_path / name}.jsonl"
+        sample = open_source(spec, DataConfig(sources=(spec,), reads="captions")).read("image", 0, rng, ask)
+        keys.add(label_key(sample.text, sample.label, sample.group))
+    assert len(keys) == 2
+
+
 def test_the_worlds_questions_are_answered_by_what_is_drawn() -> None:
     source = open_source("world:questions", DataConfig(sources=("world:questions",)))
     rng, ask = np.random.default_rng(0), Ask(32, 4, "bicubic")

@@ -222,7 +222,7 @@ class FileSource:
             text, label = item.captions[int(rng.integers(len(item.captions)))], ""
         else:
             text, label = draw_prompt(item.label, medium, rng, self.prompts), item.label
-        group = item.key if self.reads == "captions" else ""
+        group = f"{self.name} {item.key}" if self.reads == "captions" else ""  # another source has ids of its own
         return Sample(ask.fit(frames, text, rng), text, label, item.key, times, group=group)
 
     def read_question(self, medium: str, index: int, asked: Question, rng: np.random.Generator, ask: Ask) -> Sample:
