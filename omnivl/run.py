@@ -11,7 +11,7 @@ import torch
 
 from omnivl import distributed
 from omnivl.checks import MEDIA, check, check_data, check_positions, trained_on, validation
-from omnivl.config import ConfigError, DataConfig, RunConfig, StageConfig, read_json, to_dict
+from omnivl.config import ConfigError, DataConfig, RunConfig, StageConfig, to_dict
 from omnivl.data.loader import Plan, PlannedBatches, training_loader
 from omnivl.data.sample import Batch, Gallery
 from omnivl.data.sources import Ask, Source, classes_of, open_source
@@ -20,7 +20,7 @@ from omnivl.model import OmniVL
 from omnivl.model.folder import add_results, load_folder, save_folder
 from omnivl.model.hub import local_folder
 from omnivl.report import Example, Search, write_report
-from omnivl.results import stopwatch, write_results
+from omnivl.results import prepare_results, read_rows, stopwatch, write_results
 from omnivl.tasks.answering import AnsweringTask
 from omnivl.tasks.base import Task
 from omnivl.tasks.captioning import CaptioningTask, write_captions
@@ -216,6 +216,7 @@ def finish(config: RunConfig, out: Path, device: str = "auto") -> None:
     wanted = replace(wanted, num_frames=frames, max_text_tokens=tokens)
     if not config.evaluation.data:
         wanted = replace(wanted, data=learnt.sources[0], root=wanted.root or learnt.root)
+    prepare_results(out / "results.json")
     with stopwatch() as seconds:
         try:
             if not config.evaluation.data and (told := trained_on(config, wanted)):
@@ -227,7 +228,10 @@ def finish(config: RunConfig, out: Path, device: str = "auto") -> None:
             log.warning("not measured: %s; `omnivl evaluate %s` measures it on other data", error, out / "model")
             return
     write_results(out / "results.json", results, config=to_dict(config), seed=config.seed, seconds=seconds[0])
-    add_results(out / "model", read_json(out / "results.json")["results"])
+    try:
+        add_results(out / "model", read_rows(out / "results.json"))
+    except ValueError as error:
+        log.warning("%s", error)
     examples: list[Example] = []
     searches: list[Search] = []
     evaluation = Evaluation(model, tokenizer, wanted, config.seed)

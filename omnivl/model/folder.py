@@ -92,13 +92,18 @@ def save_folder(model: OmniVL, tokenizer: Tokenizer, folder: Path) -> None:
 
 def add_results(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """Put measured numbers (rows of results.json) into the card of a model folder: the hub's `model-index` in its
-    header, and a table. What else the card says is kept."""
+    header, and a table. What else the card says is kept. Raises ValueError where its header cannot be read."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
+    from yaml import YAMLError
 
     rows = [row for row in results if row["value"] is not None]
     if not rows or not (folder / "README.md").exists():
         return
-    card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
+    try:
+        card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
+    except (YAMLError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise ValueError(f"{folder / 'README.md'} is given no results, its header cannot be read: {told}") from None
     assert isinstance(card.data, ModelCardData)
     card.data.model_name = card.data.model_name or folder.resolve().name
     card.data.eval_results = [
