@@ -2,6 +2,7 @@
 
 RUN/config.json           the whole run
 RUN/checkpoints/step-N/   a model folder + training.pt, after N steps; written under another name, then renamed
+                          + validated.json, once the step has been validated: the best (value, step) so far
 RUN/model/                the model folder of the last or the best step
 RUN/metrics.jsonl, RUN/bad_samples.jsonl
 
@@ -28,6 +29,7 @@ from torch import nn
 from omnivl.config import read_json
 from omnivl.train.stopping import TrainingError, reason
 
+VALIDATED = "validated.json"
 BEGUN = {".lock", "checkpoints", ".config.json.tmp"}  # what a run folder may hold before its config.json
 SaveModel = Callable[[Path], None]  # writes a model folder
 M = TypeVar("M", bound=nn.Module)
@@ -89,6 +91,13 @@ class RunFolder:
             with open(temporary / "training.pt", "wb") as file:  # a file of Python's, whose errors say what is wrong
                 torch.save(state, file)
 
+    def note_validated(self, step: int, best: tuple[float, int] | None) -> None:
+        """Raises TrainingError where the disk is full or fails."""
+        try:
+            write_json(self.at(step) / VALIDATED, {"best": best})
+        except OSError as error:
+            raise TrainingError(f"the validation of step {step} was not noted: {reason(error)}") from error
+
     def prune(self, keep: int, best: int | None) -> None:
         """Remove all but the `keep` latest checkpoints and the best one."""
         for step in self.steps()[: -max(1, keep)]:
@@ -101,7 +110,7 @@ class RunFolder:
         """RUN/model from a checkpoint, in place of an earlier one. Raises TrainingError as `save` does."""
         temporary = self.path / ".tmp-model"
         with whole_or_not(temporary, self.model, "model/"):
-            shutil.copytree(self.at(step), temporary, ignore=shutil.ignore_patterns("training.pt"))
+            shutil.copytree(self.at(step), temporary, ignore=shutil.ignore_patterns("training.pt", VALIDATED))
             if self.model.exists():
                 shutil.rmtree(self.model)
 
@@ -219,14 +228,19 @@ def line_step(line: bytes) -> float:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The training state of a checkpoint folder. Raises ValueError where it is missing or not whole."""
-    path = checkpoint / "training.pt"
+    """The training state of a checkpoint folder, with whether its step has been `validated`, and the `best` as of then.
+    Raises ValueError where it is missing or not whole."""
+    path, note = checkpoint / "training.pt", checkpoint / VALIDATED
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: a model folder alone is not resumed, start from it with --init") from None
     except Exception as error:  # torch and zipfile raise many kinds for a damaged file
         raise ValueError(f"{path} cannot be read ({type(error).__name__}): it is damaged") from error
+    if not note.exists():
+        return {**state, "validated": False}
+    best = read_json(note)["best"]
+    return {**state, "validated": True, "best": tuple(best) if best else None}
 
 
 def write_json(path: Path, value: Any) -> None:

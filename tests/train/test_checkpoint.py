@@ -41,9 +41,14 @@ def test_a_checkpoint_is_a_model_folder_and_the_state_read_back_without_pickled_
     folder = saved(tmp_path, 1)
     assert sorted(path.name for path in folder.at(1).iterdir()) == ["model.safetensors", "training.pt"]
     state = read_state(folder.at(1))
-    assert torch.equal(state.pop("tensor"), torch.arange(3)) and state == {
-        k: v for k, v in STATE.items() if k != "tensor"
-    }
+    assert torch.equal(state.pop("tensor"), torch.arange(3))
+    assert {**state, "tensor": STATE["tensor"]} == {**STATE, "validated": False}
+    folder.note_validated(1, (0.75, 1))
+    assert read_state(folder.at(1))["validated"] and read_state(folder.at(1))["best"] == (0.75, 1)
+    folder.note_validated(1, None)
+    assert read_state(folder.at(1))["best"] is None
+    folder.publish(1)
+    assert [path.name for path in folder.model.iterdir()] == ["model.safetensors"]
 
 
 def test_killed_while_saving_the_earlier_checkpoint_is_whole_and_the_next_run_clears_up(tmp_path: Path) -> None:
