@@ -199,7 +199,11 @@ class Run:
         """The stage's own task on the validation split, by its metrics' names; of several rows of one (media, kinds of
         answers), the first."""
         results, _ = evaluate(self.model, self.tokenizer, validation(stage), seed=self.config.seed)
-        return {result.metric: result.value for result in reversed(results) if result.value is not None}
+        return {
+            " ".join((result.metric, result.settings.get("direction", ""))).strip(): result.value
+            for result in reversed(results)
+            if result.value is not None
+        }
 
 
 # --- the end of a run ------------------------------------------------------------------------------------------------

@@ -47,6 +47,16 @@ def test_rows_that_are_written_at_the_same_time_are_all_kept(tmp_path: Path, mon
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_the_card_tells_the_directions_of_a_median_rank_apart(tmp_path: Path) -> None:
+    model = mini_folder(tmp_path / "m")
+    words = ["--task", "retrieval", "--data", "world:", "--num-items", "4", "--medium", "image", "--k", "0"]
+    assert main(["evaluate", str(model), "--device", "cpu", *words]) == 0
+    ranks = [row for row in read_rows(model / "results.json") if row["metric"] == "median_rank"]
+    assert [row["settings"]["direction"] for row in ranks] == ["t2i", "i2t"]
+    card = (model / "README.md").read_text()
+    assert "| median_rank t2i |" in card and "| median_rank i2t |" in card
+
+
 def spoilt(**changes: Any) -> Any:
     held = {
         "task": "a",

@@ -119,10 +119,11 @@ def add_results(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
         for row in rows
     ]
     names = ("task", "dataset", "split", "metric", "value", "chance", "n")
-    lines = (" | ".join(f"{row[n]:.4g}" if isinstance(row[n], float) else str(row[n]) for n in names) for row in rows)
+    named = [{**row, "metric": f"{row['metric']} {row['settings'].get('direction', '')}".rstrip()} for row in rows]
+    lines = (" | ".join(f"{row[n]:.4g}" if isinstance(row[n], float) else str(row[n]) for n in names) for row in named)
     table = RESULTS.format(rows="\n".join(f"| {line} |" for line in lines))
-    told = re.sub(r"\n## Results\n.*?(?=\n## |\Z)", "", str(card), flags=re.DOTALL)
-    write_text(folder / "README.md", told.rstrip("\n") + "\n" + table)
+    kept = re.sub(r"\n## Results\n.*?(?=\n## |\Z)", "", str(card), flags=re.DOTALL)
+    write_text(folder / "README.md", kept.rstrip("\n") + "\n" + table)
 
 
 def read_config(folder: Path) -> ModelConfig:
