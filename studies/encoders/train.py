@@ -34,7 +34,7 @@ LEARNT = dataclasses.replace(UPPER, text=UPPER.text + 1)  # here, of texts, the 
 TEMPERATURE = 0.03  # to start from: it would take a hundred steps to come down to it
 PHRASES = 3000  # texts whose main directions the projection starts from
 OPTIM = OptimConfig(lr=1e-3, warmup_steps=15, betas=(0.9, 0.98))
-DRAWN = Steps(steps=400, batch=512, optim=OPTIM, text_rate=1.0, noise=1.0, text_noise=0.6)
+DRAWN = Steps(steps=800, batch=512, optim=OPTIM, text_rate=1.0, noise=1.0, text_noise=0.6)
 BOTH = Steps(steps=80, batch=256, clips=128, optim=OPTIM, noise=1.0, text_noise=0.6)
 
 
