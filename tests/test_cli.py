@@ -118,7 +118,7 @@ def test_a_recipe_from_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path
         (["train", "demo", "--optim.lr", "fast"], "--optim.lr must be a number, got 'fast'"),
         (["train", "demo", "--train.steps", "1.5"], "must be a whole number"),
         (["train", "demo", "--task.negatives", "some"], "one of global, rank"),
-        (["train", "demo", "--train.steps", "0"], "at least 1"),
+        (["train", "demo", "--train.steps", "0"], "train.steps is 0, wanted 1 or more"),
         (["train", "demo", "--stages.1.data.batch_size", "1"], "no negatives for the matching loss"),
         (["train", "demo", "--device", "cuda:99"], "cuda:99"),
         (["train", "demo", "--device", "abacus"], "is not a device"),
@@ -130,6 +130,10 @@ def test_a_recipe_from_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path
         (["train", "--resume", "nowhere"], "holds no run"),
         (["train"], "name a recipe"),
         (["caption", "a.jpg"], "omnivl demo"),
+        (
+            ["evaluate", "", "--task", "caption", "--data", "world:", "--score", "."],
+            ". is a folder, wanted a JSON file",
+        ),
         (["evaluate", "nowhere", "--task", "retrieval", "--data", "world:"], "no such folder"),
     ],
 )
@@ -138,7 +142,7 @@ def test_what_cannot_begin_is_one_sentence_and_exit_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert told in refused(capsys, *words)
-    assert not list(tmp_path.glob("runs/*/checkpoints/*")), "something was written"
+    assert not list(tmp_path.glob("runs/*")), "something was written"
 
 
 def test_train_writes_a_run_folder_and_refuses_to_write_over_it(

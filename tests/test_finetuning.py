@@ -11,6 +11,7 @@ import torch
 
 import omnivl
 from omnivl import presets
+from omnivl.checks import check
 from omnivl.cli.training import apply_overrides, fit_to_init
 from omnivl.config import ConfigError, DataConfig, RunConfig, TaskConfig
 from omnivl.data import shapes, world
@@ -18,7 +19,7 @@ from omnivl.data.asked import ANSWERS, QUESTIONS, questions_about
 from omnivl.data.sample import Sample, collate, label_key
 from omnivl.data.sources import Ask, FileSource, open_source
 from omnivl.model import OmniVL
-from omnivl.run import check, finish, train
+from omnivl.run import finish, train
 from omnivl.tasks.pretrain import PretrainTask
 from tests.helpers import MINI, mini_folder, mini_model, picture
 
@@ -68,6 +69,27 @@ def test_every_mini_recipe_trains_and_is_measured_on_its_own_task(
         assert sorted(labels) == sorted([*shapes.SHAPES, *world.MOTIONS])
 
 
+@pytest.mark.parametrize("splits", [("train", "test"), ("train",)])
+def test_a_run_on_data_of_ones_own_is_measured_on_their_test_split(
+    splits: tuple[str, ...], start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [
+        {"media": picture(tmp_path / f"{split}{i}.png", i).name, "caption": f"a number {i}", "split": split}
+        for split in splits
+        for i in range(8)
+    ]
+    (tmp_path / "my.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    words = ("--data.sources", f"manifest:{tmp_path / 'my.jsonl'}", "--data.media", "image")
+    config = short("retrieval_mini", start, *words)
+    train(config, tmp_path / "run", device="cpu")
+    finish(config, tmp_path / "run", "cpu")
+    if "test" in splits:
+        results = json.loads((tmp_path / "run/results.json").read_text())["results"]
+        assert {(row["split"], row["n"]) for row in results} == {("test", 8)} and "my.jsonl" in results[0]["dataset"]
+    else:
+        assert "not measured: " in caplog.text and not (tmp_path / "run/results.json").exists()
+
+
 @pytest.mark.parametrize("mixup", ["0", "0.8"])
 def test_a_classifier_resumed_equals_the_uninterrupted_run(start: Path, tmp_path: Path, mixup: str) -> None:
     words = ("--train.checkpoint_every", "1", "--train.keep_checkpoints", "9", "--task.mixup", mixup)
@@ -88,8 +110,8 @@ def test_a_classifier_resumed_equals_the_uninterrupted_run(start: Path, tmp_path
         (("--train.validate_every", "1", "--train.validate_split", "1k-A-Test"), "never chosen on a test split"),
         (("--train.select", "top1"), "measured where train.validate_every is set"),
         (("--data.reads", "texts"), "task.name 'answering' needs data.reads 'questions'"),
-        (("--task.mixup", "-1"), "task.mixup is -1; wanted 0"),
-        (("--task.mixup", "0.8"), "and 0 unless task.name is 'classification'"),
+        (("--task.mixup", "-1"), "task.mixup is -1, wanted 0 or more"),
+        (("--task.mixup", "0.8"), r"wanted 0 .off. unless task.name is 'classification'"),
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused(words: tuple[str, ...], told: str, start: Path) -> None:
@@ -143,6 +165,19 @@ def test_what_is_read_of_an_item_is_what_was_asked_for(tmp_path: Path) -> None:
     assert [labels.read("image", i, rng, ask).label for i in range(labels.length("image"))] == ["x", "y"]
     with pytest.raises(ValueError, match='has no questions: its rows need "question"'):
         file_source(tmp_path, "questions")
+
+
+def test_ids_of_two_sources_never_make_positives_of_their_items(tmp_path: Path) -> None:
+    ask, rng = Ask(32, 4, "bicubic"), np.random.default_rng(0)
+    keys = set()
+    for name in ("one", "other"):
+        picture(tmp_path / f"{name}.png")
+        row = {"media": f"{name}.png", "caption": ["a star", "a ring"], "id": "42"}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row))
+        spec = f"manifest:{tmp_path / name}.jsonl"
+        sample = open_source(spec, DataConfig(sources=(spec,), reads="captions")).read("image", 0, rng, ask)
+        keys.add(label_key(sample.text, sample.label, sample.group))
+    assert len(keys) == 2
 
 
 def test_the_worlds_questions_are_answered_by_what_is_drawn() -> None:

@@ -152,7 +152,9 @@ def read_json(path: Path | str) -> Any:
     """The JSON value in a file. Raises ConfigError naming the file where it is absent or is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder, wanted a JSON file") from None
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None

@@ -58,12 +58,20 @@ class Matcher:
         return scores
 
     def match(self, text: str, tokens: Tensor) -> list[float]:
+        """Tokens (B, N, D) of candidates, in halves on a device that has no room for so many."""
         tokenizer, device = self.pipeline.tokenizer, tokens.device
         ids, mask = tokenizer([text])
         ids[:, 0] = tokenizer.enc_id
         pairs = torch.tensor([[i, 0] for i in range(len(tokens))], device=device)
-        with self.pipeline.forward.inference():
-            return match_log_probability(self.pipeline.model, tokens, ids.to(device), mask.to(device), pairs).tolist()
+        try:
+            with self.pipeline.forward.inference():
+                logs = match_log_probability(self.pipeline.model, tokens, ids.to(device), mask.to(device), pairs)
+            return logs.tolist()
+        except torch.OutOfMemoryError:
+            if len(tokens) == 1:
+                raise ValueError(f"{device} has no room to match one text: choose another device") from None
+        half = len(tokens) // 2
+        return self.match(text, tokens[:half]) + self.match(text, tokens[half:])
 
     def encode(self, candidates: Sequence[Candidate]) -> dict[int, Tensor]:
         """Tokens (N, D) of the candidates that can be read, by their numbers."""

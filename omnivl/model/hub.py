@@ -33,6 +33,8 @@ def local_folder(name: str | Path, *, files: Sequence[str] = MODEL_FILES, **hub:
 
     Raises ValueError (one sentence) where there is neither.
     """
+    if not str(name).strip():
+        raise ValueError("a model without a name was asked for: give a folder, or a hub repository such as user/name")
     path = Path(name).expanduser()
     if path.exists() or not HUB_ID.fullmatch(str(name)) or FILE.fullmatch(str(name)):
         return path

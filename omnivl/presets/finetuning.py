@@ -140,7 +140,7 @@ def mini(recipe: str, reads: str, task: TaskConfig, *tasks: str) -> RunConfig:
         recipe=recipe,
         model=MODELS["tiny"],
         stages=(changed(stage, data={"reads": reads}),),
-        evaluation=EvaluationConfig(tasks=tasks, data="world:", rerank=16),
+        evaluation=EvaluationConfig(tasks=tasks, rerank=16),
     )
 
 

@@ -85,7 +85,7 @@ decoupled joint pretraining, looking at its clips so.
 LEFT_OUT = """## Left out
 
 - The linear probe: choosing its regularisation takes too large a part of a run's time.
-- Growth to x8, and growth with more than one seed.
+- Growth with more than one seed, and beyond twice the budget of the rest.
 - The same on real drawings and clips (`studies/mini`), and from real pretrained encoders.
 - Finetuning is short (100 steps for captions, 200 for answers) and only the paradigms at x1 have it.
 """

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from omnivl.inference.filters import Filters, start_of
 from omnivl.inference.media_index import MediaIndex
 from omnivl.inference.pipeline import Pipeline
 from omnivl.inference.search import Exact, Graph, grow_graph
-from omnivl.model.rerank import rerank
+from omnivl.model.rerank import match_log_probability, rerank
 from tests.helpers import picture
 from tests.inference.conftest import fill
 
@@ -245,6 +246,27 @@ def test_tokens_are_kept_up_to_a_size(pipeline: Pipeline, media: Path) -> None:
     first = matcher.log_probabilities("a red circle", [*candidates, matching.Candidate(9, "gone.png", None, None)])
     assert first[-1] is None and len(matcher.tokens) == 3 and matcher.size == 3 * one
     assert matcher.log_probabilities("a red circle", candidates) == pytest.approx(first[:-1], abs=1e-5)
+
+
+def test_matching_is_halved_until_there_is_room(
+    pipeline: Pipeline, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = [matching.Candidate(i, str(media / f"{i}.png"), None, None) for i in range(5)]
+    expected = matching.Matcher(pipeline, 4).log_probabilities("a red circle", candidates)
+    sizes, room, score = list[int](), 2, match_log_probability
+
+    def small_device(model: Any, tokens: Any, *rest: Any) -> Any:
+        sizes.append(len(tokens))
+        if len(tokens) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return score(model, tokens, *rest)
+
+    monkeypatch.setattr(matching, "match_log_probability", small_device)
+    found = matching.Matcher(pipeline, 4).log_probabilities("a red circle", candidates)
+    assert found == pytest.approx(expected, abs=1e-5) and sizes == [5, 2, 3, 1, 2]
+    room = 0
+    with pytest.raises(ValueError, match="no room to match one text"):
+        matching.Matcher(pipeline, 4).log_probabilities("a red circle", candidates)
 
 
 def test_an_index_with_a_graph_answers_alike(

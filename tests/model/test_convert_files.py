@@ -346,6 +346,9 @@ def test_what_does_not_go_together_is_refused(
         ([str(source), out, "--image-size", "0"], "must be a multiple of the patch size"),
         ([str(source), out, "--num-frames", "0"], "a clip must have 1 frame or more"),
         ([str(source), str(text)], "is there already"),
+        ([str(source), f"{source}/config.json/sub"], "is no folder that may be written in"),
+        ([str(source), "."], "is no name of a folder to write"),
+        (["", out], "a model without a name was asked for"),
         (["not/a-model", out], "nor is it in the cache of the hub"),
     ):
         assert main(["convert", *words]) == 2

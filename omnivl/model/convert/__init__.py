@@ -68,9 +68,7 @@ def convert(
 
     Raises ValueError or FileNotFoundError (one sentence); then nothing is left of `out`.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is there already: choose another folder, or remove it")
+    out = free(Path(out))
     report = Report()
     if source is not None and vision is None and text is None:
         sides = [read_side(source, report, hub)]
@@ -89,6 +87,18 @@ def convert(
     model.extra["origin"] = str(report).splitlines()
     write_whole(model, tokenizer, out)
     return report
+
+
+def free(out: Path) -> Path:
+    """The folder to write, if it can be. Raises ValueError."""
+    if not out.name:
+        raise ValueError(f"{out} is no name of a folder to write: choose one")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is there already: choose another folder, or remove it")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(f"{out} cannot be written: {above} is no folder that may be written in")
+    return out
 
 
 def write_whole(model: OmniVL, tokenizer: Tokenizer, out: Path) -> None:
