@@ -113,7 +113,12 @@ def items_of(rows: dict[Key, dict[str, Any]], measure: Measure) -> np.ndarray | 
     found = [rows.get(part) for part in measure.parts]
     if not all(found):
         return None
-    return np.mean([np.array(row["items"].split(), dtype=np.float64) for row in found if row], axis=0)
+    return np.mean([scores(row["items"]) for row in found if row], axis=0)
+
+
+def scores(items: str) -> np.ndarray:
+    """(N,) of a row's text: a digit each, or numbers between blanks."""
+    return np.array(items.split() if " " in items else list(items), dtype=np.float64)
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
