@@ -14,16 +14,18 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+import omnivl.results
 from omnivl.config import OptimConfig, read_json
 from omnivl.model import OmniVL
 from omnivl.model.folder import load_folder, save_folder, write_text
-from omnivl.results import commit, machine
+from omnivl.results import machine
 from omnivl.tokenizer import Tokenizer
 from omnivl.train.checkpoint import write_json
 from studies.encoders.features import start
@@ -33,12 +35,13 @@ from studies.encoders.train import TEMPERATURE, UPPER, read_corpora
 from studies.paradigms.cost import RESULTS
 from studies.paradigms.make import clocked, compact, rounded
 from studies.paradigms.mini_measure import LowerTexts, Shown, measure, read_shown
+from studies.paradigms.mini_page import FOLDER
 from studies.paradigms.page import write_page
 from studies.paradigms.plan import FULL
 from studies.paradigms.words import OURS
 
-FOLDER = "mini"  # of results files, under those of the study
 COST = "cost.json"
+commit = cache(omnivl.results.commit)  # as it was when the command began
 OPTIM = OptimConfig(lr=1e-3, warmup_steps=15, betas=(0.9, 0.98))
 
 
@@ -262,6 +265,7 @@ def main(words: list[str] | None = None, size: MiniSize = SIZE) -> int:
 
 
 def act(options: argparse.Namespace, size: MiniSize) -> None:
+    commit()
     results = options.results / FOLDER
     sources = options.encoders, options.features, options.data
     if options.cost:

@@ -29,7 +29,7 @@ from studies.paradigms.measure import ONE, SHUFFLED, WHOLE, Row
 
 PICTURES = ("emoji_unseen_hand", "emoji_unseen_concepts", "stamps_transfer")
 CLIPS = ("flare_validation", "flare_test")
-RETRIEVED = ("emoji_unseen_hand", "stamps_transfer", *CLIPS)
+RETRIEVED = ("emoji_unseen_hand", "stamps_transfer", "flare_test")
 GROUPED = ("emoji_unseen_hand", "emoji_unseen_concepts", *CLIPS)  # whose labels are asked for
 NAMED = "emoji_unseen_concepts"  # several hands draw each of its names, which are asked for as classes
 KS = (1, 5, 10)

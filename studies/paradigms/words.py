@@ -28,7 +28,7 @@ def caption(medium: str, metric: str = "exact", finetuned: bool = False) -> Key:
 
 
 MEASURES = {
-    "Retrieval and zero-shot, without reranking": (
+    "Retrieval, zero-shot and probe, without reranking": (
         Measure("text to picture, R@1", (retrieval("t2i_r1", "image"),)),
         Measure("picture to text, R@1", (retrieval("i2t_r1", "image"),)),
         Measure("text to clip, R@1", (retrieval("t2v_r1", "video"),)),
@@ -38,6 +38,8 @@ MEASURES = {
         REVERSE,
         Measure("shape of a picture, zero-shot", (Key("classify", "top1", "image"),)),
         Measure("motion of a clip, zero-shot", (Key("classify", "top1", "video"),)),
+        Measure("shape of a picture, linear probe", (Key("probe", "top1", "image"),)),
+        Measure("motion of a clip, linear probe", (Key("probe", "top1", "video"),)),
     ),
     "The best 16 reranked, and the matching decoder alone": (
         Measure("text to picture, R@1, reranked", (retrieval("t2i_r1", "image", 16),)),
@@ -84,8 +86,6 @@ decoupled joint pretraining, looking at its clips so.
 
 LEFT_OUT = """## Left out
 
-- The linear probe: choosing its regularisation takes too large a part of a run's time.
 - Growth to x8, and growth with more than one seed.
-- The same on real drawings and clips (`studies/mini`), and from real pretrained encoders.
 - Finetuning is short (100 steps for captions, 200 for answers) and only the paradigms at x1 have it.
 """
