@@ -49,12 +49,12 @@ OPTIM = OptimConfig(lr=1e-3, warmup_steps=15, betas=(0.9, 0.98))
 class MiniSize:
     """How large everything is. x1 is the budget of decoupled joint pretraining with these two stages."""
 
-    drawings: int = 60  # steps
-    both: int = 30
+    drawings: int = 50  # steps
+    both: int = 20
     batch: int = 512  # rows of drawings a step
     clips: int = 128
-    meaning: int = 150  # steps of the text encoder alone
-    phrases: int = 3000
+    meaning: int = 100  # steps of the text encoder alone
+    phrases: int = 2000
 
 
 SIZE, SEEDS = MiniSize(), (0, 1)
