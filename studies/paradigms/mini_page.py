@@ -112,6 +112,7 @@ def mini_section(folder: Path) -> list[str]:
     for title, end in (("At equal compute", ""), ("At equal numbers of drawings and clips", "_exposure")):
         runs = {TITLES[name]: f"{name}{end}" for name in RIVALS if study.seeds(f"{name}{end}", OURS)}
         parts.append(f"### From real encoders: {title[0].lower()}{title[1:]}")
+        parts += [f"![{title}: drawings and actions](paradigms/mini.svg)"] if runs and not end else []
         parts += compared(study, runs, floors) if runs else ["Not run yet."]
     return [*parts, costs(study)]
 

@@ -81,7 +81,9 @@ items]. A difference is decoupled joint minus the rival, item by item on the sam
 interval leaves out zero and every seed, of two or more, has its sign, as *the reverse* where decoupled joint is behind
 in the same way, else as *not shown*. Intervals know nothing of the luck of training; the seeds do. The pixel neighbour
 copies from the nearest of {copied:,} training items (16 x 16 pixels, all frames). One frame and shuffled frames are
-decoupled joint pretraining, looking at its clips so.
+decoupled joint pretraining, looking at its clips so. The linear probe is a logistic regression on the frozen encoder's
+[CLS] of 2,000 pictures or 1,000 clips of training scenes; how strongly it is regularised is chosen on validation scenes
+(of every run, anew).
 """
 
 LEFT_OUT = """## Left out
