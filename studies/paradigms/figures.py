@@ -1,6 +1,6 @@
 """The study's figures, as SVG: pictures against clips, the claims' differences, growth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +10,7 @@ from matplotlib import pyplot
 
 from studies.paradigms.mini_page import ACTIONS, DRAWINGS, FOLDER
 from studies.paradigms.numbers import CLIPS, PICTURES, Measure, Study, difference, of_run
+from studies.paradigms.plan import BUDGETS, grown
 
 OURS = "decoupled_joint"
 COLOURS = ("#c0392b", "#2471a3", "#1e8449", "#7d3c98", "#b9770e")
@@ -17,9 +18,7 @@ pyplot.rcParams |= {"svg.hashsalt": "omnivl", "svg.fonttype": "none", "font.size
 pyplot.rcParams |= {"axes.spines.right": False, "legend.frameon": False, "figure.constrained_layout.use": True}
 
 
-def draw(
-    study: Study, folder: Path, titles: Mapping[str, str], claims: Mapping[str, str], growth: Sequence[int]
-) -> None:
+def draw(study: Study, folder: Path, titles: Mapping[str, str], claims: Mapping[str, str]) -> None:
     """Write the figures that there are results for."""
     for file, end in (("compute", ""), ("exposure", "_exposure")):
         rivals = {name: f"{name}{end}" for name in titles if name != OURS}
@@ -32,8 +31,8 @@ def draw(
     there = [run for run in claims if study.seeds(run, OURS)]
     if there:
         draw_claims(study, folder / "claims.svg", {run: claims[run] for run in there})
-    if any((f"{OURS}_x{times}", 0) in study.files for times in growth):
-        draw_growth(study, folder / "growth.svg", titles, growth)
+    if sum((grown(OURS, times), 0) in study.files for times in BUDGETS) > 1:
+        draw_growth(study, folder / "growth.svg", titles)
 
 
 def save(path: Path) -> None:
@@ -85,16 +84,15 @@ def draw_claims(study: Study, path: Path, claims: dict[str, str]) -> None:
     save(path)
 
 
-def draw_growth(study: Study, path: Path, titles: Mapping[str, str], growth: Sequence[int]) -> None:
+def draw_growth(study: Study, path: Path, titles: Mapping[str, str]) -> None:
     """R@1 of pictures and of clips against the budget."""
     _, panels = pyplot.subplots(1, 2, figsize=(7.2, 3.2), sharey=True)
-    times = (1, *growth)
     for panel, measure in zip(panels, (PICTURES, CLIPS), strict=True):
         panel.set(xscale="log", title=measure.title, xlabel="budget", ylim=(0, 1))
         panel.minorticks_off()
-        panel.set_xticks(times, [f"x{each}" for each in times])
+        panel.set_xticks(BUDGETS, [f"x{times:g}" for times in BUDGETS])
         for (name, title), colour in zip(titles.items(), COLOURS, strict=True):
-            runs = {each: name if each == 1 else f"{name}_x{each}" for each in times}
+            runs = {times: grown(name, times) for times in BUDGETS}
             found = {each: of_run(study, run, measure, [0]) for each, run in runs.items() if (run, 0) in study.files}
             line = [told.mean if told else None for told in found.values()]
             panel.plot(list(found), line, "o-", color=colour, ms=4, label=title)

@@ -1,6 +1,5 @@
 """The page of the study, written from its results files and nothing else; what was not run is named on it."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from omnivl.model.folder import write_text
@@ -10,7 +9,7 @@ from studies.paradigms.cost import clip_cost
 from studies.paradigms.measure import ONE, SHUFFLED
 from studies.paradigms.mini_page import mini_section
 from studies.paradigms.numbers import CLIPS, PICTURES, Measure, Study, Told, difference, of_run, told
-from studies.paradigms.plan import CLAIMS, GROWTH, Size, jobs
+from studies.paradigms.plan import BUDGETS, CLAIMS, Size, grown, jobs
 from studies.paradigms.words import ABOUT, INTRODUCTION, LEFT_OUT, MEASURES, OURS, RIVALS, SHOWN, TITLES
 
 MEDIA = {"pictures": PICTURES, "clips": CLIPS}
@@ -183,25 +182,23 @@ class Page:
 
     def growth(self) -> None:
         study = self.study
-        self.add("## Growth", "The same recipe with more steps, each stage's share kept; seed 0 alone.")
-        times = (1, *GROWTH)
-        there = [t for t in times if (grown(OURS, t), 0) in study.files]
-        if there[1:]:
+        self.add("## Growth", "The same recipe with fewer and with more steps, each stage's share kept; seed 0 alone.")
+        if sum(self.has(OURS, times) for times in BUDGETS) > 1:
             self.add("![Growth](paradigms/growth.svg)")
         rows = []
         for measure in MEDIA.values():
             for name, title in TITLES.items():
-                found = [of_run(study, grown(name, t), measure, [0]) if self.has(name, t) else None for t in times]
+                found = [of_run(study, grown(name, t), measure, [0]) if self.has(name, t) else None for t in BUDGETS]
                 rows.append([f"{title}: {measure.title}", *(cell(each) if each else "not run yet" for each in found)])
             for control, value in zip(CONTROLS[:2], self.controls(measure)[:2], strict=True):
-                rows.append([f"{control}: {measure.title}", value, value, value])
-        self.add(self.order(times), table(["", *(f"x{t}" for t in times)], rows))
+                rows.append([f"{control}: {measure.title}", *(value for _ in BUDGETS)])
+        self.add(self.order(), table(["", *(f"x{times:g}" for times in BUDGETS)], rows))
 
-    def order(self, times: Iterable[int]) -> str:
+    def order(self) -> str:
         said = []
         for noun, measure in MEDIA.items():
             orders = {}
-            for t in times:
+            for t in BUDGETS:
                 found = {n: of_run(self.study, grown(n, t), measure, [0]) for n in TITLES if self.has(n, t)}
                 if len(found) == len(TITLES):
                     orders[t] = sorted(found, key=lambda name: -mean_of(found[name]))
@@ -209,19 +206,15 @@ class Page:
                 same = "stays the same" if len({tuple(names) for names in orders.values()}) == 1 else "changes"
                 last = max(orders)
                 best = ", ".join(TITLES[name] for name in orders[last])
-                said.append(f"the order on {noun} {same} from x{min(orders)} to x{last} (at x{last}: {best})")
+                said.append(f"the order on {noun} {same} from x{min(orders):g} to x{last:g} (at x{last:g}: {best})")
         return verdict(sentence("; ".join(said)) if said else "Not run yet")
 
-    def has(self, name: str, times: int) -> bool:
+    def has(self, name: str, times: float) -> bool:
         return (grown(name, times), 0) in self.study.files
 
 
 def at_depth(measure: Measure, k: int) -> Measure:
     return Measure(measure.title, tuple(part._replace(k=k) for part in measure.parts), measure.together)
-
-
-def grown(name: str, times: int) -> str:
-    return name if times == 1 else f"{name}_x{times}"
 
 
 def mean_of(found: Told | None) -> float:
@@ -233,6 +226,6 @@ def write_page(results: Path, size: Size) -> Path:
     study = Study(results)
     assert set(ABOUT) == set(CLAIMS)
     path = results.with_suffix(".md")
-    figures.draw(study, results, TITLES, {f"{OURS}_{name}": without for name, (_, without) in ABOUT.items()}, GROWTH)
+    figures.draw(study, results, TITLES, {f"{OURS}_{name}": without for name, (_, without) in ABOUT.items()})
     write_text(path, Page(study, size).text())
     return path

@@ -93,7 +93,12 @@ CLAIMS: dict[str, tuple[dict[str, Any], str]] = {
     "no_banks": ({"task": {"bank_size": 0}}, "language"),
     "no_momentum": ({"task": {"momentum": 0.0, "momentum_warmup": False}}, "language"),
 }
-GROWTH = (2, 4)
+BUDGETS = (0.25, 0.5, 1, 2)  # of x1, for growth
+
+
+def grown(name: str, times: float) -> str:
+    """The run of a paradigm at so many times its budget."""
+    return name if times == 1 else f"{name}_x{times:g}"
 
 
 def jobs(size: Size = FULL) -> list[Job]:
@@ -109,8 +114,9 @@ def jobs(size: Size = FULL) -> list[Job]:
         Job(f"decoupled_joint_{name}", tuple(changed(stage, **changes) for stage in decoupled), (0, 1), start)
         for name, (changes, start) in CLAIMS.items()
     ]
-    for times in GROWTH:
-        found += [Job(f"{name}_x{times}", stages, (0,)) for name, stages in at_equal_compute(size, times).items()]
+    for times in BUDGETS:
+        if times != 1:
+            found += [Job(grown(name, times), stages, (0,)) for name, stages in at_equal_compute(size, times).items()]
     ready = [replace(job, stages=tuple(prepared(stage, size) for stage in job.stages)) for job in found]
     for job in ready:
         check(job)
@@ -121,7 +127,8 @@ def in_order(listed: list[Job]) -> list[tuple[Job, int]]:
     """Every job with each of its seeds: seed by seed within each of the four parts of the study."""
 
     def part(job: Job) -> int:
-        ends = ("_exposure", *(f"decoupled_joint_{name}" for name in CLAIMS), *(f"_x{times}" for times in GROWTH))
+        budgets = (grown("", times) for times in BUDGETS if times != 1)
+        ends = ("_exposure", *(f"decoupled_joint_{name}" for name in CLAIMS), *budgets)
         place = next((i for i, end in enumerate(ends, 1) if job.name.endswith(end)), 0)
         return place if place < 2 else 2 if place <= 1 + len(CLAIMS) else place
 

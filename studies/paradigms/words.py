@@ -88,6 +88,6 @@ decoupled joint pretraining, looking at its clips so. The linear probe is a logi
 
 LEFT_OUT = """## Left out
 
-- Growth to x8, and growth with more than one seed.
+- Growth with more than one seed, and beyond twice the budget of the rest.
 - Finetuning is short (100 steps for captions, 200 for answers) and only the paradigms at x1 have it.
 """

@@ -79,9 +79,9 @@ def test_budgets_are_equal() -> None:
             share = {"images": 0.0, "videos": 1.0}.get(stage.name, stage.data.video_share)
             images, videos = images + (1 - share) * stage.train.steps, videos + share * stage.train.steps
         counted[job.name] = images, videos
-    for times in (1, *plan.GROWTH):
+    for times in plan.BUDGETS:
         for name in plan.at_equal_compute(FULL):
-            images, videos = counted[name if times == 1 else f"{name}_x{times}"]
+            images, videos = counted[plan.grown(name, times)]
             assert images + clip_cost() * videos == pytest.approx(plan.budget(FULL, times), rel=2e-3), name
     ours = counted["decoupled_joint"]
     assert counted["image_only_exposure"] == pytest.approx((ours[0], 0))
@@ -92,10 +92,10 @@ def test_budgets_are_equal() -> None:
 
 def test_seeds_come_one_after_the_other_and_paradigms_first() -> None:
     order = [(job.name, seed) for job, seed in plan.in_order(jobs())]
-    assert len(set(order)) == len(order) == 49
+    assert len(set(order)) == len(order) == 54
     assert {name for name, _ in order[:5]} == set(plan.at_equal_compute(FULL)) and {s for _, s in order[:5]} == {0}
     assert order[15][0].endswith("_exposure") and order[27] == ("decoupled_joint_no_labels", 0)
-    assert order[-1][0].endswith("_x4")
+    assert order[-1][0].endswith("_x2") and max(plan.BUDGETS) / min(plan.BUDGETS) == 8
 
 
 def test_the_cost_of_a_step_is_measured_once() -> None:
