@@ -11,7 +11,7 @@ as everything else.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -102,17 +102,10 @@ def probe(model: OmniVL, size: Size, counts: Scenes, *, still: bool) -> list[Row
 
 def vectors(model: OmniVL, gallery: Gallery, still: bool) -> Tensor:
     """(N, D), pictures as clips that stand still where `still` asks for it."""
-    if still and gallery.medium == "image":
-        gallery = as_clips(gallery)
-    return features(model, gallery)[0]
-
-
-def as_clips(gallery: Gallery) -> Gallery:
     read = gallery.read
-    return Gallery(
-        gallery.name, gallery.split, gallery.medium, gallery.keys, gallery.captions, gallery.labels,
-        lambda index: np.repeat(read(index), FRAMES, axis=0),
-    )  # fmt: skip
+    if still and gallery.medium == "image":
+        gallery = replace(gallery, read=lambda index: np.repeat(read(index), FRAMES, axis=0))
+    return features(model, gallery)[0]
 
 
 def model_folder(folders: Sequence[Path], run: str) -> Path | None:
