@@ -5,8 +5,8 @@
 
 ENCODERS, FEATURES and DATA are what studies/encoders/sources.py, features.py and studies/mini/build.py wrote (see
 studies/encoders/README.md). All runs of a seed begin with the text encoder taught alone; then the upper part of both
-encoders learns from kept tokens, with the settings of studies/encoders/train.py but for the numbers of steps. Those
-were set by the time there was; nothing is chosen on what is measured.
+encoders learns from kept tokens, with the settings of studies/encoders/train.py but for the numbers of steps and of
+warm-up steps. Those were set by the time there was; nothing is chosen on what is measured.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from studies.paradigms.words import OURS
 
 COST = "cost.json"
 commit = cache(omnivl.results.commit)  # as it was when the command began
-OPTIM = OptimConfig(lr=1e-3, warmup_steps=15, betas=(0.9, 0.98))
+OPTIM = OptimConfig(lr=1e-3, warmup_steps=5, betas=(0.9, 0.98))  # 15 there, which is most of 20 steps
 
 
 @dataclass(frozen=True)
