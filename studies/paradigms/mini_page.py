@@ -55,10 +55,11 @@ six hands and its clips (`studies/mini/`). All runs of a seed begin with the tex
 those of `studies/encoders/train.py`, where they were chosen on validation concepts and nothing on clips; but runs have
 a sixth of its steps, as the time allowed, and 5 steps of warm-up a stage instead of 15. (Three runs with 15, which was
 most of a second stage of 20 steps, had been measured when that was seen; they were thrown away.) Nothing here was
-chosen on what is measured. A step goes over {batch} drawings, over {clips} clips of 4 frames, or over both. A pass over drawings counts 1, one over clips {cost:.3f}, as
-measured once ([cost.json](paradigms/mini/cost.json)); x1 is {drawings} steps on drawings and {both} on both. In
-`joint_exposure` a step has fewer clips, so that as many are seen in as many steps. A run that saw no clips takes each
-frame as a picture; one that saw no drawings takes a picture as a clip that stands still.
+chosen on what is measured. A step goes over {batch} drawings, over {clips} clips of 4 frames, or over both. A pass over
+drawings counts 1, one over clips {cost:.3f}, as measured once ([cost.json](paradigms/mini/cost.json)); x1 is {drawings}
+steps on drawings and {both} on both. In `joint_exposure` a step has fewer clips, so that as many are seen in as many
+steps. A run that saw no clips takes each frame as a picture; one that saw no drawings takes a picture as a clip that
+stands still.
 
 Retrieval is among 1,479 drawings, 674 pictures of Tux Paint (of which nothing is learnt) and 632 clips under 79 texts:
 eight clips are of one text, and are drawn together in intervals. Zombies are the benchmark's validation clips. The name
