@@ -5,8 +5,9 @@
 
 ENCODERS, FEATURES and DATA are what studies/encoders/sources.py, features.py and studies/mini/build.py wrote (see
 studies/encoders/README.md). All runs of a seed begin with the text encoder taught alone; then the upper part of both
-encoders learns from kept tokens, with the settings of studies/encoders/train.py but for the numbers of steps and of
-warm-up steps. Those were set by the time there was; nothing is chosen on what is measured.
+encoders learns from kept tokens, with the settings of the recipe with six hands of studies/encoders/ (commit 574ff0f)
+but for the numbers of steps and of warm-up steps. Those were set by the time there was; nothing is chosen on what is
+measured.
 """
 
 import argparse

@@ -22,8 +22,8 @@ from studies.paradigms import mini
 from studies.paradigms.measure import ONE, SHUFFLED, WHOLE
 from studies.paradigms.mini import MiniSize, runs
 from studies.paradigms.mini_measure import Asked, LowerTexts, Shown, as_text, seen, visual_vectors
-from studies.paradigms.mini_page import Floors
-from studies.paradigms.numbers import scores
+from studies.paradigms.mini_page import BY_PICTURE, Floors
+from studies.paradigms.numbers import Key, scores
 from studies.paradigms.words import OURS
 from tests.helpers import MINI, mini_model, moving_gif, picture
 
@@ -155,7 +155,9 @@ def test_floors_are_those_of_the_two_studies(tmp_path: Path) -> None:
         ("flare_test", "top1"): {"pixels": 0.2, "other": 0.4},
         ("stamps_transfer", "i2t_r5"): {"pixels": 0.5, "other": 0.6},
     }
-    assert Floors(tmp_path / "nothing").found == {}
+    assert Floors(tmp_path / "nothing").found == {} and BY_PICTURE.parts == (
+        Key("emoji_unseen_hand", "i2t_r1", "image"),
+    )
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
