@@ -229,7 +229,7 @@ def search(options: argparse.Namespace) -> int:
 
 def row(result: Any) -> dict[str, Any]:
     values = dataclasses.asdict(result)
-    return {name: value for name, value in values.items() if value is not None and name != "id"}
+    return {name: value for name, value in values.items() if value is not None and name not in ("id", "content")}
 
 
 def span(result: Any) -> str:

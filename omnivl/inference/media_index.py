@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Result:
     end: float | None
     id: int  # of the file in the index
     similarity: float | None = None  # the cosine, where the score is another one: both say where it stands
+    content: str = field(default="", repr=False)  # another one where the index has other bytes of this file
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ class MediaIndex:
             return Found(candidates)
         started = time.monotonic()
         head, tail = candidates[:rerank], candidates[rerank:]
-        logs = self.matcher.log_probabilities(text, [Candidate((r.id, r.start), r.path, r.start, r.end) for r in head])
+        logs = self.matcher.log_probabilities(text, [candidate(r) for r in head])
         temperature = float(self.pipeline.model.temperature.detach().clamp(0.001, 0.5))
         judged = [(p + r.score / temperature, p, r) for p, r in zip(logs, head, strict=True) if p is not None]
         judged.sort(key=lambda one: -one[0])
@@ -238,7 +239,10 @@ class MediaIndex:
         """The nearest `count` files that are still there."""
         if isinstance(self.store, Collection):
             hits = self.store.nearest(vector, count, filters)
-            return [Result(hit.path, hit.kind, hit.score, "cosine", hit.start, hit.end, hit.file) for hit in hits]
+            return [
+                Result(hit.path, hit.kind, hit.score, "cosine", hit.start, hit.end, hit.file, content=hit.key)
+                for hit in hits
+            ]
         vectors, rows, files, allowed = self.select(filters)
         results: dict[int, Result] = {}
         asked = 0
@@ -258,14 +262,14 @@ class MediaIndex:
         """None where the file has been deleted, or was another one when it was looked at."""
         assert isinstance(self.store, Store)
         found = self.store.execute(
-            "SELECT path, kind, start, windows.end FROM files JOIN contents ON contents.id = files.content "
+            "SELECT path, kind, start, windows.end, hash FROM files JOIN contents ON contents.id = files.content "
             "JOIN windows ON windows.content = contents.id WHERE files.id = ? AND row = ?",
             (file, row),
         )
         if not found or not (is_url(os.fsdecode(found[0][0])) or os.path.isfile(found[0][0])):
             return None
-        path, kind, start, end = found[0]
-        return Result(os.fsdecode(path), kind, score, "cosine", start, end, file)
+        path, kind, start, end, digest = found[0]
+        return Result(os.fsdecode(path), kind, score, "cosine", start, end, file, content=digest.hex())
 
     def select(self, filters: Filters) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Vectors, the rows and files that may be found, and each of these rows once; kept until the index changes."""
@@ -287,6 +291,10 @@ class MediaIndex:
             made = Exact(vectors) if exact else Graph(vectors, grow_graph(graph_path(self.store), vectors, keep=False))
             self._searcher = kept = state, made
         return kept[1]
+
+
+def candidate(result: Result) -> Candidate:
+    return Candidate((result.content, result.id, result.start), result.path, result.start, result.end)
 
 
 def graph_path(store: Store) -> Path:

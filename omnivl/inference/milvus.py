@@ -44,6 +44,7 @@ NONE = -1.0  # seconds, where a picture has none
 class Hit:
     """A window of a file that was found; `start` and `end` in seconds, None for a picture."""
 
+    key: str  # of all that its row says
     file: int
     path: str
     kind: str
@@ -214,7 +215,7 @@ class Collection:
                 data=[vector.astype(np.float32).tolist()],
                 limit=k,
                 filter=expression(filters),
-                output_fields=["file", "path", "kind", "start", "end"],
+                output_fields=["id", "file", "path", "kind", "start", "end"],
                 search_params={"params": {"ef": max(EXPLORE, 2 * k)}} if graph else {},
                 timeout=PATIENCE,
             )
@@ -222,7 +223,7 @@ class Collection:
         for hit in found:
             row = hit["entity"]
             start, end = (None if row[name] == NONE else row[name] for name in ("start", "end"))
-            hits.append(Hit(row["file"], row["path"], row["kind"], start, end, float(hit["distance"])))
+            hits.append(Hit(row["id"], row["file"], row["path"], row["kind"], start, end, float(hit["distance"])))
         return hits
 
 

@@ -193,6 +193,21 @@ def test_matching_orders_as_the_models_own_reranking_does(pipeline: Pipeline, in
     assert found.best == max(r.score for r in index.find(text, 100, rerank=100).results if r.media == "image")
 
 
+def test_an_open_index_matches_what_has_been_indexed_since(pipeline: Pipeline, tmp_path: Path) -> None:
+    (media := tmp_path / "media").mkdir()
+    picture(media / "a.png", 0)
+    text, index = "a red circle", tmp_path / "index"
+    MediaIndex.build(media, pipeline, index=index).close()
+    with MediaIndex.open(index, pipeline) as opened:
+        (before,) = opened.search(text, rerank=1)
+        picture(media / "a.png", 1)
+        MediaIndex.build(media, pipeline, index=index).close()
+        (after,) = opened.search(text, rerank=1)
+    assert after.similarity != before.similarity
+    assert after.score == pytest.approx(pipeline.match(media / "a.png", text).score, abs=1e-5)
+    assert after.score != pytest.approx(before.score, abs=1e-5)
+
+
 def test_a_window_is_matched_as_it_was_found(pipeline: Pipeline, index: MediaIndex, media: Path) -> None:
     from omnivl.data.media import read_video
 
