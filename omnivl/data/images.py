@@ -63,7 +63,7 @@ def decode_image(file: BinaryIO, name: str, content: str) -> Image.Image:
     Raises BadSample where it cannot be decoded whole, or has more than MAX_PIXELS.
     """
     with opened(file, name, content) as image:
-        return next(gif.frames(file)) if content == "GIF" else shown(image)
+        return next(gif.frames(file, [0]))[1] if content == "GIF" else shown(image)
 
 
 @contextmanager

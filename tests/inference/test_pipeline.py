@@ -122,6 +122,27 @@ def test_an_answer_is_the_ranking_of_the_model_underneath(model: Pipeline, tmp_p
     assert {other.text: other.score for other in found.alternatives} == pytest.approx(expected, rel=1e-4)
 
 
+def test_labels_are_embedded_by_the_prompts_of_the_media_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Pipeline(*mini_model())
+    image, clip = picture(tmp_path / "a.png"), moving_gif(tmp_path / "a.gif")
+    expected = model.classify([image, clip], ["star", "ring"])
+    texts: list[str] = []
+    embed_text = model.embed_text
+
+    def noting(given: list[str]) -> np.ndarray:
+        texts.extend(given)
+        return embed_text(given)
+
+    monkeypatch.setattr(model, "embed_text", noting)
+    assert model.classify(image, ["star", "ring"]) == expected[0]
+    assert sorted(texts) == sorted(fill(p, name) for p in label_prompts("image") for name in ("star", "ring"))
+    texts.clear()
+    assert model.classify(clip, ["star", "ring"]) == expected[1]
+    assert sorted(texts) == sorted(fill(p, name) for p in label_prompts("video") for name in ("star", "ring"))
+
+
 def test_classes_are_told_by_prompts_or_by_a_finetuned_classifier(tmp_path: Path) -> None:
     network, tokenizer = mini_model()
     model = Pipeline(network, tokenizer)

@@ -20,7 +20,7 @@ from omnivl.inference.pipeline import Pipeline
 from omnivl.inference.server.app import create_app
 from omnivl.inference.server.batching import Batcher
 from omnivl.inference.server.guard import Limits
-from tests.data.make_media import numbered, write_video
+from tests.data.make_media import animation, numbered, write_video
 from tests.helpers import picture
 from tests.inference.conftest import fill
 
@@ -240,6 +240,8 @@ def test_an_empty_query_is_told(client: TestClient, query: str) -> None:
         ("/v1/classify", {"path": "1.png", "labels": ["a"]}, 400, "at least two labels"),
         ("/v1/classify", {"path": "1.png"}, 400, "no classifier of its own"),
         ("/v1/classify", {"path": "1.png", "labels": 3}, 422, "labels"),
+        ("/v1/classify", {"path": "1.png", "labels": ["a"] * 1001}, 422, "labels: 1001 labels: 1000 are allowed"),
+        ("/v1/classify", {"path": "1.png", "labels": "a," * 1001}, 422, "labels: 1001 labels: 1000 are allowed"),
     ],
 )
 def test_senseless_requests_are_one_sentence(client: TestClient, path: str, body: Any, status: int, told: str) -> None:
@@ -297,6 +299,10 @@ def test_large_uploads_are_refused_before_they_are_in_memory(
         refused(client.post("/v1/caption", files=sent(picture(tmp_path / "a.png", size=(64, 40)))), 413, "pixels")
         film = write_video(tmp_path / "long.mp4", numbered(50, 32, 32), fps=10)
         refused(client.post("/v1/caption", files=sent(film, "long.mp4")), 413, "lasts 5 seconds")
+        slow = animation(tmp_path / "slow.gif", numbered(5, 32, 32), [1000] * 5)
+        refused(client.post("/v1/caption", files=sent(slow, "slow.gif")), 413, "lasts 5 seconds")
+        live = write_video(tmp_path / "a.webm", numbered(50, 32, 32), codec="libvpx", container={"live": "1"})
+        refused(client.post("/v1/caption", files=sent(live, "a.webm")), 413, "lasts 5 seconds")
         assert client.post("/v1/embed", files=sent(picture(tmp_path / "b.png"))).status_code == 200
 
 
