@@ -6,12 +6,11 @@ import json
 import logging
 import os
 import sys
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from omnivl.cli.common import add_device, model_name, new_command, one_line
+from omnivl.cli.common import add_device, model_name, new_command, one_line, plain_warnings
 from omnivl.cli.progress import Progress, moment
 from omnivl.config import ConfigError
 
@@ -96,11 +95,6 @@ def load_model(options: argparse.Namespace) -> Any:
 
     known = None if options.model else known_index(options.index)
     return load(known.model if known else model_name(options), device=options.device)
-
-
-def plain_warnings() -> None:
-    """A line a warning, without the place in our source."""
-    warnings.formatwarning = lambda message, *rest: f"omnivl: {message}\n"
 
 
 # --- index -----------------------------------------------------------------------------------------------------------

@@ -259,7 +259,7 @@ class MediaIndex:
         return list(results.values())[:count]
 
     def result(self, file: int, row: int, score: float) -> Result | None:
-        """None where the file has been deleted, or was another one when it was looked at."""
+        """None where there is no such file any more, or the index no longer has this row of it."""
         assert isinstance(self.store, Store)
         found = self.store.execute(
             "SELECT path, kind, start, windows.end, hash FROM files JOIN contents ON contents.id = files.content "
