@@ -247,6 +247,30 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
         omnivl.load(tmp_path)
 
 
+def test_a_folder_whose_files_are_not_what_they_should_be_is_refused(tmp_path: Path) -> None:
+    folder = mini_folder(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+
+    def of(part: str, **values: Any) -> dict[str, Any]:
+        return {**config, "model": {**config["model"], part: {**config["model"][part], **values}}}
+
+    flat = {**config, "model": {**config["model"], "std": [0.0, 0.5, 0.5]}}
+    for name, value, told in (
+        ("config.json", 5, r"config\.json is not the config of an omnivl model"),
+        ("config.json", {**config, "labels": 5}, r'config\.json has 5 as "labels", wanted a list of texts'),
+        ("config.json", {**config, "labels": [1, 2]}, 'as "labels", wanted a list of texts'),
+        ("config.json", of("vision", heads=0), r"model\.vision\.heads is 0, wanted 1 or more"),
+        ("config.json", of("vision", patch_size=0), r"model\.vision\.patch_size is 0, wanted 1 or more"),
+        ("config.json", of("text", heads=-2), r"model\.text\.heads is -2, wanted 1 or more"),
+        ("config.json", flat, r"model\.std \(0\.0, 0\.5, 0\.5\): all must be above 0"),
+        ("preprocessor_config.json", [], r"preprocessor_config\.json must hold a JSON object, got list"),
+    ):
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / name).write_text(json.dumps(value))
+        with pytest.raises(ValueError, match=told):
+            omnivl.load(folder, device="cpu")
+
+
 def test_a_text_is_never_read_letter_by_letter(model: Pipeline, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
     with pytest.raises(ValueError, match="labels must be a list of names, got the text 'star,ring'"):
