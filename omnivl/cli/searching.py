@@ -193,15 +193,14 @@ def search(options: argparse.Namespace) -> int:
         raise ConfigError("the query is empty: say what to look for")
     if options.folder and not Path(options.folder).is_dir():
         raise ConfigError(f"{options.folder} is not a folder")
-    model = load_model(options)
     failed = False
     if options.folder and not options.no_update:
-        opened = MediaIndex.build(options.folder, model, index=options.index, progress=Progress())
+        opened = MediaIndex.build(options.folder, load_model(options), index=options.index, progress=Progress())
         assert opened.report is not None
         tell(opened.report)
         failed = bool(opened.report.failed)
     else:
-        opened = MediaIndex.open(options.index, model)
+        opened = MediaIndex.open(options.index, options.model, device=options.device)
     query = Path(options.query) if is_file(options.query) else options.query
     if isinstance(query, str) and Path(query).suffix.lower() in IMAGE_EXTENSIONS | VIDEO_EXTENSIONS:
         print(f"omnivl: there is no file {one_line(query)}: it is searched for as a text", file=sys.stderr)

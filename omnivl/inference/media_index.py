@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -287,10 +288,18 @@ class MediaIndex:
         assert isinstance(self.store, Store)
         state, kept = (getattr(vectors, "filename", None), len(vectors)), self._searcher
         if kept is None or kept[0] != state:
-            exact = self.store.description.settings.backend == "exact"
-            made = Exact(vectors) if exact else Graph(vectors, grow_graph(graph_path(self.store), vectors, keep=False))
-            self._searcher = kept = state, made
+            self._searcher = kept = state, self.new_searcher(vectors)
         return kept[1]
+
+    def new_searcher(self, vectors: np.ndarray) -> Searcher:
+        assert isinstance(self.store, Store)
+        if self.store.description.settings.backend == "exact":
+            return Exact(vectors)
+        try:
+            return Graph(vectors, grow_graph(graph_path(self.store), vectors, keep=False))
+        except ValueError as error:
+            warnings.warn(f"{error}; until then every vector is looked at", stacklevel=2)
+            return Exact(vectors)
 
 
 def candidate(result: Result) -> Candidate:

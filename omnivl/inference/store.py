@@ -20,13 +20,13 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from omnivl.config import read_json
+from omnivl.config import ConfigError, from_dict, read_json
 from omnivl.inference.owned import KEYED, check_free, removal
 
 LOOKS = 100  # at a file of vectors that a writer may just have replaced
@@ -81,15 +81,16 @@ class Description:
 def read_description(folder: Path) -> Description | None:
     """None where there is no index yet. Raises ValueError where it is damaged or of another version."""
     path = folder / "index.json"
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: an index is a folder")
     if not path.exists():
         return None
     found = read_json(path)
     try:
         version = found["format_version"]
         if version == FORMAT:
-            settings = Settings(**found["settings"])
-            return Description(found["model"], found["fingerprint"], found["embed_dim"], settings)
-    except (KeyError, TypeError):
+            return from_dict(Description, {field.name: found[field.name] for field in fields(Description)})
+    except (KeyError, TypeError, ConfigError):
         if any(KEYED.fullmatch(beside.name) for beside in folder.iterdir()):
             raise ValueError(f"{path} is damaged: index again after `{removal(folder)}`") from None
         raise ValueError(f"{path} is not the description of an index: choose another folder as --index") from None

@@ -1,7 +1,9 @@
 """An index removes no file but its own, and lies in no folder of others."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,9 +56,12 @@ def test_files_that_came_to_lie_beside_it_stay_and_no_remedy_removes_them(
     assert "rm -r" not in str(told.value) and "mine" not in str(told.value)
     removed = str(told.value).partition("`rm ")[2].rstrip("`").split()
     assert str(database) in removed and not {str(folder / name) for name in LIKE_OURS} & set(removed)
-    (folder / "index.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"index\.json is damaged: index again after `rm "):
-        MediaIndex.build(media, pipeline, index=folder)
+    said = json.loads((folder / "index.json").read_text())
+    wrong: list[Any] = [[], {}, {**said, "model": 5}, {**said, "settings": {**said["settings"], "seconds": "4"}}]
+    for damaged in wrong:
+        (folder / "index.json").write_text(json.dumps(damaged))
+        with pytest.raises(ValueError, match=r"index\.json is damaged: index again after `rm "):
+            MediaIndex.build(media, pipeline, index=folder)
 
 
 def test_what_a_killed_first_run_left_goes_on(pipeline: Pipeline, media: Path, tmp_path: Path) -> None:
