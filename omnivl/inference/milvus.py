@@ -24,8 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from omnivl.data.media import resolve
-from omnivl.inference.filters import Filters, below, start_of
+from omnivl.inference.filters import Filters, below, folder_here, start_of
 from omnivl.inference.identity import data_folder, default_folder
 from omnivl.inference.search import EXPLORE
 from omnivl.inference.store import Description, Settings, read_description
@@ -246,8 +245,7 @@ def expression(filters: Filters) -> str:
 
 def in_folder(folder: str) -> str:
     """A folder of this machine and all in it, or the name of one anywhere, as in `omnivl.inference.filters`."""
-    path = resolve(Path(folder).expanduser().absolute())
-    if path.is_dir():
+    if path := folder_here(folder):
         first, last = (edge.decode("utf-8", "replace") for edge in below(path))
         return f"path >= {quoted(first)} and path < {quoted(last)}"
     name = re.sub(r"([%_\\])", r"\\\1", folder.strip("/"))

@@ -121,7 +121,12 @@ def test_media_come_whole_and_in_ranges(client: TestClient, index: MediaIndex, p
     assert part.status_code == 206 and part.content == data[100:200]
     assert part.headers["content-range"] == f"bytes 100-199/{len(data)}"
     assert client.get(f"/v1/media/{film.id}", headers={"range": "bytes=-5"}).content == data[-5:]
-    assert client.get(f"/v1/media/{film.id}", headers={"range": f"bytes={len(data)}-"}).status_code == 416
+    for asked, status in ((f"bytes={len(data)}-", 416), ("bytes=5-1", 400), ("bytes=x", 400), ("pages=1-2", 400)):
+        answer = client.get(f"/v1/media/{film.id}", headers={"range": asked})
+        refused(answer, status, "the Range header names no bytes of this file")
+        assert status != 416 or answer.headers["content-range"].endswith(f"*/{len(data)}")
+    head = client.head(f"/v1/media/{film.id}")
+    assert head.status_code == 200 and head.headers["content-length"] == str(len(data)) and not head.content
 
 
 def test_thumbnails_are_small_and_of_the_moment(client: TestClient, index: MediaIndex, tmp_path: Path) -> None:
@@ -146,6 +151,7 @@ def test_the_description_is_valid_and_nothing_of_it_loads_from_elsewhere(client:
     assert set(body) == {"application/json", "multipart/form-data"}
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
     assert client.get("/v1/health").json()["files"] == 12
+    assert client.head("/").status_code == client.head("/page.js").status_code == 200
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -246,6 +252,12 @@ def test_an_empty_query_is_told(client: TestClient, query: str) -> None:
 )
 def test_senseless_requests_are_one_sentence(client: TestClient, path: str, body: Any, status: int, told: str) -> None:
     refused(client.post(path, content=json.dumps(body), headers={"content-type": "application/json"}), status, told)
+
+
+@pytest.mark.parametrize("name", ["a" * 100_000, "~no-such-user/a", "a\0b"])
+def test_a_folder_of_no_possible_name_holds_nothing(client: TestClient, name: str) -> None:
+    answer = client.post("/v1/search", json={"query": "a", "in": name})
+    assert answer.status_code == 200 and answer.json()["results"] == []
 
 
 def test_what_is_not_a_request_is_one_sentence(client: TestClient) -> None:
