@@ -62,7 +62,7 @@ def check(data: str, root: Path | None, split: str, progress: Progress, *, num_w
     if name == "shards":
         annotations = of_shards(path)
     else:
-        annotations = FORMATS[name](Path(path).expanduser(), root, split, on_error="collect")
+        annotations = FORMATS[name](Path(os.path.expanduser(path)), root, split, on_error="collect")
     media: Counter[str] = Counter()
     problems = annotations.problems
     if num_workers is None:

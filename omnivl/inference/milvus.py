@@ -56,14 +56,14 @@ def located(index: str | Path | None) -> tuple[Path, str | None]:
     """The folder of an index, and where it is searched in Milvus the address; None: OMNIVL_INDEX, else the default."""
     named = str(index or os.environ.get("OMNIVL_INDEX", ""))
     if not named.startswith(PREFIX):
-        return (default_folder() if index is None else Path(index).expanduser()), None
+        return (default_folder() if index is None else Path(os.path.expanduser(index))), None
     uri = named.removeprefix(PREFIX)
     if re.match(r"https?://[^/]", uri):
         address = shown(uri).partition("://")[2]
         return data_folder() / f"milvus-{re.sub(r'[^0-9A-Za-z.]+', '-', address).strip('-')}", uri
     if "://" in uri or not uri.endswith(".db"):
         raise ValueError(f"{named} is neither milvus:FILE.db nor milvus:http://HOST:PORT")
-    path = Path(uri).expanduser().absolute()
+    path = Path(os.path.expanduser(uri)).absolute()
     return path.with_name(f"{path.name}.catalogue"), str(path)
 
 
