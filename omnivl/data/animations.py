@@ -87,11 +87,11 @@ def lengths(file: BinaryIO, name: str, content: str) -> tuple[list[float], bool]
     try:
         for seconds in delays(file, content):
             shown.append(seconds)
-            if len(shown) > max(room, 1):
+            if len(shown) > room:
                 break
     except Exception:  # a decoder's complaint about a damaged file can be of any type
         return shown, False
-    if len(shown) > max(room, 1):
+    if len(shown) > room:
         raise bad(name, f"more than {room} frames of this size: a moving picture may have {MILLIONS} million pixels")
     return shown, True
 

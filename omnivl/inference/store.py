@@ -90,11 +90,12 @@ def read_description(folder: Path) -> Description | None:
         version = found["format_version"]
         if version == FORMAT:
             return from_dict(Description, {field.name: found[field.name] for field in fields(Description)})
+        told = f"has format version {version!r}, wanted {FORMAT}"
     except (KeyError, TypeError, ConfigError):
-        if any(KEYED.fullmatch(beside.name) for beside in folder.iterdir()):
-            raise ValueError(f"{path} is damaged: index again after `{removal(folder)}`") from None
-        raise ValueError(f"{path} is not the description of an index: choose another folder as --index") from None
-    raise ValueError(f"{path} has format version {version!r}, wanted {FORMAT}: index again after `{removal(folder)}`")
+        told = "is damaged"
+    if not any(KEYED.fullmatch(beside.name) for beside in folder.iterdir()):
+        raise ValueError(f"{path} is not the description of an index: choose another folder as --index")
+    raise ValueError(f"{path} {told}: index again after `{removal(folder)}`")
 
 
 class Store:

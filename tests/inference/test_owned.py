@@ -35,10 +35,11 @@ def test_an_index_never_lies_among_files_of_others(pipeline: Pipeline, tmp_path:
     with pytest.raises(ValueError, match=r"own holds other files \(media-0123456789ab\.db\.bak\) and no index: choose"):
         MediaIndex.build(own, pipeline, index=own)
     assert files(own) == before
-    (own / "index.json").write_text('{"pages": []}')
-    with pytest.raises(ValueError, match=r"index\.json is not the description of an index: choose another folder"):
-        MediaIndex.build(own, pipeline, index=own)
-    assert files(own) == {**before, "index.json": b'{"pages": []}'}
+    for others in ('{"pages": []}', '{"format_version": 3}'):
+        (own / "index.json").write_text(others)
+        with pytest.raises(ValueError, match=r"index\.json is not the description of an index: choose another folder"):
+            MediaIndex.build(own, pipeline, index=own)
+        assert files(own) == {**before, "index.json": others.encode()}
 
 
 def test_files_that_came_to_lie_beside_it_stay_and_no_remedy_removes_them(
