@@ -18,7 +18,7 @@ from omnivl.data.annotations import FORMATS
 from omnivl.data.asked import ANSWERS
 from omnivl.data.galleries import Views, file_gallery, world_gallery, world_reverse, world_siblings
 from omnivl.data.sample import Gallery
-from omnivl.data.sources import Ask, FileSource, Source, WorldSource, open_source
+from omnivl.data.sources import Ask, FileSource, Source, WorldSource, open_items, open_source, parted
 from omnivl.model import OmniVL
 from omnivl.predictions import Prediction, answer_rows, caption_rows, require_ids
 from omnivl.tasks.answering import answer_questions, commonest_answers, score_answers
@@ -34,6 +34,7 @@ from omnivl.train.checkpoint import write_json
 log = logging.getLogger(__name__)
 
 TASKS = ("retrieval", "classify", "probe", "caption", "answer")
+TEXT_TOKENS = 40  # of a text at most, where nothing else is said
 READS: dict[str, Reads] = {"probe": "labels", "answer": "questions"}  # else captions and labels
 
 NEEDED = {
@@ -51,6 +52,7 @@ BOUNDS = {
     "shots": (0, math.inf),
     "num_answers": (0, math.inf),
     "num_frames": (0, 512),  # 0: the model's
+    "max_text_tokens": (0, 100_000),  # 0: TEXT_TOKENS
     "num_beams": (1, 64),
 }
 MAX_VIEWS = 32
@@ -75,6 +77,30 @@ def check(config: EvaluationConfig) -> None:
         raise ConfigError(f"token_memory is {config.token_memory:g} GiB, wanted 0 or more")
     if config.predictions and len({"caption", "answer"} & set(config.tasks)) != 1:
         raise ConfigError("a file of predictions holds those of one task: caption or answer")
+
+
+def check_data(config: EvaluationConfig) -> None:
+    """Refuse data that are not there, and settings that cannot be measured. Raises ValueError."""
+    check(config)
+    for reads in by_reads(config):
+        open_data(config, config.data, config.split, reads)
+    if config.answers:
+        read_answers(Path(config.answers))
+    if config.train_data and parted(config.train_data)[0] != "world":
+        open_items(config.train_data, config.root, "train")
+
+
+def by_reads(config: EvaluationConfig) -> dict[Reads, list[str]]:
+    """The tasks by what they need of an item."""
+    found: dict[Reads, list[str]] = {}
+    for task in config.tasks:
+        found.setdefault(READS.get(task, "texts"), []).append(task)
+    return found
+
+
+def open_data(config: EvaluationConfig, data: str, split: str, reads: Reads) -> Source:
+    frames = config.num_frames or DataConfig.num_frames  # of which none is read yet
+    return open_source(data, DataConfig(sources=(data,), root=config.root, split=split, num_frames=frames, reads=reads))
 
 
 def open_work(
@@ -116,6 +142,10 @@ class Evaluation:
         self.model, self.tokenizer, self.config, self.seed = model, tokenizer, config, seed
         self.work = work or Work()
         vision = model.config.vision
+        positions = model.config.text.max_positions
+        self.max_tokens = config.max_text_tokens or min(TEXT_TOKENS, positions)
+        if self.max_tokens > positions:
+            raise ConfigError(f"max_text_tokens is {self.max_tokens}, but the model has {positions} positions")
         self.ask = Ask(vision.image_size, config.num_frames or vision.num_frames, model.config.interpolation)
         self.bad: Bad = []
         self.predictions: list[Prediction] = []
@@ -123,8 +153,8 @@ class Evaluation:
     def run(self) -> tuple[list[Result], Bad]:
         config = self.config
         results: list[Result] = []
-        for reads, tasks in self.by_reads().items():
-            source = self.source(config.data, config.split, reads)
+        for reads, tasks in by_reads(config).items():
+            source = open_data(config, config.data, config.split, reads)
             galleries = self.galleries(source, config.split)
             if not galleries:
                 raise ValueError(f"{config.data} has no items to evaluate")
@@ -145,18 +175,7 @@ class Evaluation:
         frames = {"frames": self.ask.num_frames} if result.settings["medium"] == "video" else {}
         return {**result.settings, **frames, "seed": self.seed}
 
-    def by_reads(self) -> dict[Reads, list[str]]:
-        """The tasks by what they need of an item."""
-        found: dict[Reads, list[str]] = {}
-        for task in self.config.tasks:
-            found.setdefault(READS.get(task, "texts"), []).append(task)
-        return found
-
     # --- what there is to measure on ---
-
-    def source(self, data: str, split: str, reads: Reads) -> Source:
-        frames, root = self.ask.num_frames, self.config.root
-        return open_source(data, DataConfig(sources=(data,), root=root, split=split, num_frames=frames, reads=reads))
 
     def galleries(self, source: Source, split: str, views: Views = (1, 1)) -> list[Gallery]:
         """One for each medium that is asked for and there."""
@@ -175,8 +194,12 @@ class Evaluation:
         config, parts = self.config, (self.model, self.tokenizer)
         size = config.batch_size
         if task == "retrieval" and any(gallery.captions):
-            memory, k = config.token_memory, config.rerank
-            return evaluate_retrieval(*parts, gallery, k=k, batch_size=size, token_memory=memory, work=self.work)
+            memory, k, most = config.token_memory, config.rerank, self.max_tokens
+            found = evaluate_retrieval(
+                *parts, gallery, k=k, batch_size=size, max_tokens=most, token_memory=memory, work=self.work
+            )
+            told = {} if most == TEXT_TOKENS else {"max_text_tokens": most}
+            return [replace(result, settings={**result.settings, **told}) for result in found]
         if task == "classify" and any(gallery.labels):
             seen = next(g for g in self.galleries(source, config.split, config.views) if g.medium == gallery.medium)
             found = evaluate_classes(*parts, seen, zero_shot=config.zero_shot, batch_size=size, work=self.work)
@@ -221,7 +244,8 @@ class Evaluation:
 
         def split(name: str) -> Gallery | None:
             name += fold
-            made = [g for g in self.galleries(self.source(data, name, "labels"), name) if g.medium == test.medium]
+            source = open_data(config, data, name, "labels")
+            made = [g for g in self.galleries(source, name) if g.medium == test.medium]
             return made[0] if made else None
 
         train = split("train")
@@ -257,8 +281,9 @@ class Evaluation:
             settings["answers"] = len(answers)
         size = config.batch_size
         answered = answer_questions(
-            self.model, self.tokenizer, gallery, answers=answers, batch_size=size, work=self.work
-        )
+            self.model, self.tokenizer, gallery, answers=answers, batch_size=size, max_tokens=self.max_tokens,
+            work=self.work,
+        )  # fmt: skip
         self.predictions += answer_rows(answered)
         return score_answers(gallery, answered, settings)
 

@@ -1,11 +1,12 @@
 """results.json: measured numbers beside what guessing gives, with all that is needed to measure them again."""
 
+import fcntl
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch
 from omnivl.config import read_json
 from omnivl.tasks.base import Result
 from omnivl.train.checkpoint import write_json
+
+NUMBER = (int, float, type(None))
 
 
 @contextmanager
@@ -41,36 +44,60 @@ def prepare_file(path: Path) -> None:
 def prepare_results(path: Path) -> None:
     """The same for a results file, which is merged into where it is there already."""
     prepare_file(path)
-    if path.exists():
-        earlier = read_json(path)
-        if not isinstance(earlier, dict) or "results" not in earlier:
-            raise ValueError(f"{path} is not a results file: choose another --out")
+    read_rows(path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a results file, none where there is no file. Raises ValueError where it is no results file."""
+    if not path.exists():
+        return []
+    held = read_json(path)
+    rows = held.get("results") if isinstance(held, dict) else None
+    if not isinstance(rows, list) or not all(map(is_row, rows)):
+        raise ValueError(f"{path} is not a results file: choose another --out")
+    return rows
+
+
+def is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not {"value", "n", "chance"} <= set(row) or not isinstance(row["value"], NUMBER):
+        return False
+    named = all(isinstance(row.get(name), str) for name in ("task", "dataset", "split", "metric"))
+    return named and isinstance(row.get("settings"), dict)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time of those that ask for this folder, in which nothing is left; where it cannot be locked
+    nobody waits."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_results(path: Path, results: Sequence[Result], *, config: Any, seed: int, seconds: float) -> None:
     """Write results.json, or merge into it: a number measured again under the same settings replaces the earlier
-    one."""
+    one, and what other processes write meanwhile is kept."""
 
     def identity(row: dict[str, Any]) -> str:
         settings = {name: value for name, value in row["settings"].items() if name != "not_run"}
         return repr([row[name] for name in ("task", "dataset", "split", "metric")] + sorted(settings.items(), key=str))
 
-    rows = {}
-    if path.exists():
-        rows = {identity(row): row for row in read_json(path)["results"]}
-    rows |= {identity(row): row for row in (clean(asdict(result)) for result in results)}
-    write_json(
-        path,
-        {
-            "omnivl": version("omnivl"),
-            "commit": commit(),
-            "config": config,
-            "seed": seed,
-            "machine": machine(),
-            "seconds": seconds,
-            "results": list(rows.values()),
-        },
-    )
+    told = {
+        "omnivl": version("omnivl"),
+        "commit": commit(),
+        "config": config,
+        "seed": seed,
+        "machine": machine(),
+        "seconds": seconds,
+    }
+    with alone_in(path.parent):
+        rows = {identity(row): row for row in read_rows(path)}
+        rows |= {identity(row): row for row in (clean(asdict(result)) for result in results)}
+        write_json(path, {**told, "results": list(rows.values())})
 
 
 def clean(row: dict[str, Any]) -> dict[str, Any]:
@@ -83,15 +110,16 @@ def clean(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of a source checkout, "+changes" where it is not clean; None for an installed package."""
-    here = Path(__file__).parent
+    """The commit of a source checkout, "+changes" where it is not clean; None for an installed package, also within
+    somebody's repository, which does not track it."""
+    here = Path(__file__)
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here.parent, capture_output=True, text=True, check=True).stdout
+
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True
-        ).stdout
+        git("ls-files", "--error-unmatch", here.name)
+        found, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", ".")
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.strip() + ("+changes" if changes.strip() else "")

@@ -6,21 +6,21 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from omnivl import distributed
-from omnivl.config import ConfigError, DataConfig, EvaluationConfig, RunConfig, StageConfig, read_json, to_dict
+from omnivl.checks import MEDIA, check, check_data, check_positions, trained_on, validation
+from omnivl.config import ConfigError, DataConfig, RunConfig, StageConfig, to_dict
 from omnivl.data.loader import Plan, PlannedBatches, training_loader
 from omnivl.data.sample import Batch, Gallery
 from omnivl.data.sources import Ask, Source, classes_of, open_source
-from omnivl.evaluation import Evaluation, evaluate
+from omnivl.evaluation import Evaluation, evaluate, open_data
 from omnivl.model import OmniVL
 from omnivl.model.folder import add_results, load_folder, save_folder
 from omnivl.model.hub import local_folder
 from omnivl.report import Example, Search, write_report
-from omnivl.results import stopwatch, write_results
+from omnivl.results import prepare_results, read_rows, stopwatch, write_results
 from omnivl.tasks.answering import AnsweringTask
 from omnivl.tasks.base import Task
 from omnivl.tasks.captioning import CaptioningTask, write_captions
@@ -28,15 +28,11 @@ from omnivl.tasks.classification import ClassificationTask
 from omnivl.tasks.pretrain import PretrainTask, TextTask
 from omnivl.tasks.retrieval import encode
 from omnivl.tokenizer import Tokenizer
-from omnivl.train.checkpoint import RunFolder, SaveModel, checkpoint_steps, copy_to_host
+from omnivl.train.checkpoint import RunFolder, SaveModel, checkpoint_steps, copy_to_host, refuse_foreign
 from omnivl.train.trainer import Stage, Trainer
 
 log = logging.getLogger(__name__)
 
-READS = {"answering": "questions", "captioning": "captions", "classification": "labels"}  # what a task must be given
-MEDIA: dict[str, tuple[Literal["image", "video"], ...]] = {"image": ("image",), "video": ("video",)}
-MEDIA |= {"both": ("image", "video"), "text": ("image", "video")}
-VALIDATES = {"answering": "answer", "captioning": "caption", "classification": "classify"}  # else retrieval
 VOCABULARY_TEXTS = 200_000  # captions at most that a vocabulary is learnt from
 
 
@@ -49,6 +45,7 @@ def train(config: RunConfig, out: Path, *, device: str = "auto", resume: bool = 
     Raises ValueError (ConfigError among them) where nothing can be begun, TrainingError or Stopped later on.
     """
     check(config)
+    check_data(config)
     with distributed.process_group(device) as place:
         folder = open_on_main(out)
         try:
@@ -65,10 +62,11 @@ def train(config: RunConfig, out: Path, *, device: str = "auto", resume: bool = 
 
 
 def open_on_main(out: Path) -> RunFolder | None:
-    """The run folder on rank 0, None elsewhere; a folder in use stops every rank."""
+    """The run folder on rank 0, None elsewhere; a folder in use, or of something else, stops every rank."""
     folder: list[RunFolder] = []
 
     def opening() -> None:
+        refuse_foreign(out)
         folder.append(RunFolder(out))
 
     distributed.main_first(opening)
@@ -94,68 +92,6 @@ def begin(config: RunConfig, out: Path, folder: RunFolder | None, resume: bool) 
     return Path(found) if found else None
 
 
-def check(config: RunConfig) -> None:
-    """Refuse what cannot work before anything is begun. Raises ConfigError."""
-    if not config.stages:
-        raise ConfigError("this run has no stages")
-    for number, stage in enumerate(config.stages):
-        where = f"stage {number} ({stage.name})"
-        data, task, steps = stage.data, stage.task, stage.train
-        if not data.sources:
-            raise ConfigError(
-                f"{where} has no data: give --data.sources FORMAT:FILE, such as manifest:my.jsonl or world:"
-            )
-        if steps.steps < 1 or steps.accumulate < 1:
-            raise ConfigError(f"{where}: train.steps and train.accumulate must be at least 1")
-        least = {"data.num_frames": (data.num_frames, 1), "data.num_workers": (data.num_workers, 0)}
-        for name, (value, smallest) in (least | {"optim.lr": (stage.optim.lr, 0)}).items():
-            if value < smallest:
-                raise ConfigError(f"{where}: {name} is {value:g}, wanted {smallest} or more")
-        if steps.select and not steps.validate_every:
-            raise ConfigError(
-                f"{where}: train.select {steps.select!r} is measured where train.validate_every is set: give it steps"
-            )
-        for prompt in data.prompts:
-            if "{}" not in prompt:
-                raise ConfigError(f"{where}: the prompt {prompt!r} has no {{}} for the class name")
-        sizes = {"image": data.batch_size, "video": data.video_batch_size or data.batch_size}
-        if data.media in sizes:
-            sizes = {data.media: sizes[data.media]}
-        for medium, size in sizes.items():
-            if size < 1 or size % steps.accumulate:
-                raise ConfigError(f"{where}: a batch of {size} does not split in train.accumulate {steps.accumulate}")
-            if task.name == "pretrain" and task.vlm_weight and size // steps.accumulate < 2:
-                raise ConfigError(
-                    f"{where}: a batch of one {medium} has no negatives for the matching loss; "
-                    "raise data.batch_size or set --task.vlm_weight 0"
-                )
-        for name, part in (
-            ("match_share", task.match_share),
-            ("lm_share", task.lm_share),
-            ("video_lm_share", task.video_lm_share),
-        ):
-            if not 0 < part <= 1:
-                raise ConfigError(
-                    f"{where}: task.{name} is {part:g}, wanted above 0 and at most 1; "
-                    "to leave a loss out set its weight to 0"
-                )
-        if task.mixup < 0 or (task.mixup and task.name != "classification"):
-            raise ConfigError(
-                f"{where}: task.mixup is {task.mixup:g}; wanted 0 (off) or more, and 0 unless task.name is "
-                "'classification'"
-            )
-        wanted = READS.get(task.name, data.reads)
-        if data.reads != wanted:
-            raise ConfigError(f"{where}: task.name {task.name!r} needs data.reads {wanted!r}, got {data.reads!r}")
-        if steps.validate_every and "test" in steps.validate_split.lower():
-            raise ConfigError(
-                f"{where}: train.validate_split is {steps.validate_split!r}: a model is never chosen on a test split; "
-                "give a validation split"
-            )
-        if (data.media == "text") != (task.name == "text"):
-            raise ConfigError(f'{where}: task.name "text" and data.media "text" go together')
-
-
 class Run:
     """The parts of one run: tokenizer, model, and each stage when its turn comes."""
 
@@ -163,14 +99,16 @@ class Run:
         self.config, self.device = config, device
         self.opened: dict[DataConfig, list[Source]] = {}
         torch.manual_seed(config.seed)
-        source = checkpoint or (local_folder(config.init) if config.init else None)
-        if source:
-            self.model, self.tokenizer = load_folder(source)
+        if checkpoint:  # as it stands: a stage before may have given it another size than the config's
+            self.model, self.tokenizer = load_folder(checkpoint)
+        elif config.init:
+            self.model, self.tokenizer = load_folder(local_folder(config.init))
             self.resize()
         else:
             self.tokenizer = self.vocabulary()
             text = replace(config.model.text, vocab_size=self.tokenizer.vocab_size)
             self.model = OmniVL(replace(config.model, text=text))
+        check_positions(config, self.model.config, self.tokenizer)
         self.model.to(device)
 
     def resize(self) -> None:
@@ -260,13 +198,12 @@ class Run:
     def validate(self, stage: StageConfig) -> dict[str, float]:
         """The stage's own task on the validation split, by its metrics' names; of several rows of one (media, kinds of
         answers), the first."""
-        data, steps = stage.data, stage.train
-        wanted = EvaluationConfig(
-            tasks=(VALIDATES.get(stage.task.name, "retrieval"),), data=steps.validate_data or data.sources[0],
-            root=data.root, split=steps.validate_split, media=MEDIA[data.media], num_frames=data.num_frames, rerank=0,
-        )  # fmt: skip
-        results, _ = evaluate(self.model, self.tokenizer, wanted, seed=self.config.seed)
-        return {result.metric: result.value for result in reversed(results) if result.value is not None}
+        results, _ = evaluate(self.model, self.tokenizer, validation(stage), seed=self.config.seed)
+        return {
+            " ".join((result.metric, result.settings.get("direction", ""))).strip(): result.value
+            for result in reversed(results)
+            if result.value is not None
+        }
 
 
 # --- the end of a run ------------------------------------------------------------------------------------------------
@@ -279,11 +216,15 @@ def finish(config: RunConfig, out: Path, device: str = "auto") -> None:
     if not wanted.tasks:
         return
     model, tokenizer = load_folder(out / "model", distributed.resolve_device(device))
-    wanted = replace(wanted, num_frames=wanted.num_frames or learnt.num_frames)
+    frames, tokens = wanted.num_frames or learnt.num_frames, wanted.max_text_tokens or learnt.max_text_tokens
+    wanted = replace(wanted, num_frames=frames, max_text_tokens=tokens)
     if not config.evaluation.data:
         wanted = replace(wanted, data=learnt.sources[0], root=wanted.root or learnt.root)
+    prepare_results(out / "results.json")
     with stopwatch() as seconds:
         try:
+            if not config.evaluation.data and (told := trained_on(config, wanted)):
+                raise ValueError(f"{wanted.data} has no split of its own to measure on, {told} were trained on")
             results, _ = evaluate(model, tokenizer, wanted, seed=config.seed)
         except ValueError as error:
             if config.evaluation.data:
@@ -291,11 +232,14 @@ def finish(config: RunConfig, out: Path, device: str = "auto") -> None:
             log.warning("not measured: %s; `omnivl evaluate %s` measures it on other data", error, out / "model")
             return
     write_results(out / "results.json", results, config=to_dict(config), seed=config.seed, seconds=seconds[0])
-    add_results(out / "model", read_json(out / "results.json")["results"])
+    try:
+        add_results(out / "model", read_rows(out / "results.json"))
+    except ValueError as error:
+        log.warning("%s", error)
     examples: list[Example] = []
     searches: list[Search] = []
     evaluation = Evaluation(model, tokenizer, wanted, config.seed)
-    source = evaluation.source(wanted.data, wanted.split, "texts")
+    source = open_data(wanted, wanted.data, wanted.split, "texts")
     for gallery in evaluation.galleries(source, wanted.split):
         if any(gallery.captions):
             found = show(model, tokenizer, gallery)

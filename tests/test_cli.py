@@ -117,7 +117,7 @@ def test_a_recipe_from_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path
         (["train", "demo", "--optim.lr", "fast"], "--optim.lr must be a number, got 'fast'"),
         (["train", "demo", "--train.steps", "1.5"], "must be a whole number"),
         (["train", "demo", "--task.negatives", "some"], "one of global, rank"),
-        (["train", "demo", "--train.steps", "0"], "at least 1"),
+        (["train", "demo", "--train.steps", "0"], "train.steps is 0, wanted 1 or more"),
         (["train", "demo", "--stages.1.data.batch_size", "1"], "no negatives for the matching loss"),
         (["train", "demo", "--device", "cuda:99"], "cuda:99"),
         (["train", "demo", "--device", "abacus"], "is not a device"),

@@ -206,7 +206,7 @@ def test_files_that_hold_no_json_are_named(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     with pytest.raises(ConfigError, match=r"config\.json: no such file"):
         read_json(path)
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="is a folder, wanted a JSON file"):
         read_json(tmp_path)
     path.write_text("{'a': 1}")
     with pytest.raises(ConfigError, match=r"config\.json is not JSON"):

@@ -11,6 +11,7 @@ import torch
 
 import omnivl
 from omnivl import presets
+from omnivl.checks import check
 from omnivl.cli.training import apply_overrides, fit_to_init
 from omnivl.config import ConfigError, DataConfig, RunConfig, TaskConfig
 from omnivl.data import shapes, world
@@ -18,7 +19,7 @@ from omnivl.data.asked import ANSWERS, QUESTIONS, questions_about
 from omnivl.data.sample import Sample, collate, label_key
 from omnivl.data.sources import Ask, FileSource, open_source
 from omnivl.model import OmniVL
-from omnivl.run import check, finish, train
+from omnivl.run import finish, train
 from omnivl.tasks.pretrain import PretrainTask
 from tests.helpers import MINI, mini_folder, mini_model, picture
 
@@ -109,8 +110,8 @@ def test_a_classifier_resumed_equals_the_uninterrupted_run(start: Path, tmp_path
         (("--train.validate_every", "1", "--train.validate_split", "1k-A-Test"), "never chosen on a test split"),
         (("--train.select", "top1"), "measured where train.validate_every is set"),
         (("--data.reads", "texts"), "task.name 'answering' needs data.reads 'questions'"),
-        (("--task.mixup", "-1"), "task.mixup is -1; wanted 0"),
-        (("--task.mixup", "0.8"), "and 0 unless task.name is 'classification'"),
+        (("--task.mixup", "-1"), "task.mixup is -1, wanted 0 or more"),
+        (("--task.mixup", "0.8"), r"wanted 0 .off. unless task.name is 'classification'"),
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused(words: tuple[str, ...], told: str, start: Path) -> None:
@@ -164,6 +165,19 @@ def test_what_is_read_of_an_item_is_what_was_asked_for(tmp_path: Path) -> None:
     assert [labels.read("image", i, rng, ask).label for i in range(labels.length("image"))] == ["x", "y"]
     with pytest.raises(ValueError, match='has no questions: its rows need "question"'):
         file_source(tmp_path, "questions")
+
+
+def test_ids_of_two_sources_never_make_positives_of_their_items(tmp_path: Path) -> None:
+    ask, rng = Ask(32, 4, "bicubic"), np.random.default_rng(0)
+    keys = set()
+    for name in ("one", "other"):
+        picture(tmp_path / f"{name}.png")
+        row = {"media": f"{name}.png", "caption": ["a star", "a ring"], "id": "42"}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row))
+        spec = f"manifest:{tmp_path / name}.jsonl"
+        sample = open_source(spec, DataConfig(sources=(spec,), reads="captions")).read("image", 0, rng, ask)
+        keys.add(label_key(sample.text, sample.label, sample.group))
+    assert len(keys) == 2
 
 
 def test_the_worlds_questions_are_answered_by_what_is_drawn() -> None:

@@ -42,7 +42,9 @@ ROOMS: dict[str, set[str]] = {
         "data.sample",
     },
     "train": {"config", "distributed", "tasks.base", "data.sample"},
+    "checks": {"config", "tokenizer", "data", "evaluation"},
     "run": {
+        "checks",
         "config",
         "tokenizer",
         "prompts",

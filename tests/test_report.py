@@ -41,19 +41,28 @@ def row(task: str, metric: str, value: float | None, chance: float | None = 0.1,
     }
 
 
-ROWS = [
-    row("retrieval", f"{way}_{measure}", value + k / 1e4, chance, medium=medium, rerank=bool(k), k=k)
-    for medium, letter in (("image", "i"), ("video", "v"))
-    for k in (0, 128)
-    for way in (f"t2{letter}", f"{letter}2t")
-    for measure, value, chance in (("r1", 0.4321, 0.0042), ("r5", 0.7654, 0.0195), ("median_rank", 1234.5, None))
-] + [
-    row("caption", "exact", None, 0.0, medium="video", frames=4),
-    row("caption", "token_f1", 0.912, 0.5, medium="video", frames=4),
-    row("motion", "match_sibling_v2t", 0.713, 0.125, medium="video", frames=4),
-    row("classify", "top1", 0.951, 0.1, medium="image"),
-    row("a new task", "a_measure_of_a_new_task_with_a_long_name", 0.111, None),
-]
+ROWS = (
+    [
+        row("retrieval", f"{way}_{measure}", value + k / 1e4, chance, medium=medium, rerank=bool(k), k=k)
+        for medium, letter in (("image", "i"), ("video", "v"))
+        for k in (0, 128)
+        for way in (f"t2{letter}", f"{letter}2t")
+        for measure, value, chance in (("r1", 0.4321, 0.0042), ("r5", 0.7654, 0.0195))
+    ]
+    + [
+        row("retrieval", "median_rank", 1234.5 + k, None, medium=medium, rerank=bool(k), k=k, direction=way)
+        for medium, letter in (("image", "i"), ("video", "v"))
+        for k in (0, 128)
+        for way in (f"t2{letter}", f"{letter}2t")
+    ]
+    + [
+        row("caption", "exact", None, 0.0, medium="video", frames=4),
+        row("caption", "token_f1", 0.912, 0.5, medium="video", frames=4),
+        row("motion", "match_sibling_v2t", 0.713, 0.125, medium="video", frames=4),
+        row("classify", "top1", 0.951, 0.1, medium="image"),
+        row("a new task", "a_measure_of_a_new_task_with_a_long_name", 0.111, None),
+    ]
+)
 
 
 def frames(count: int, seed: int = 0, size: int = 16) -> np.ndarray:
@@ -187,6 +196,8 @@ def expected(each: dict[str, Any]) -> list[str]:
     decimals = 1 if each["metric"].endswith("median_rank") else 3
     value, chance = ("-" if x is None else f"{x:.{decimals}f}" for x in (each["value"], each["chance"]))
     by = {True: ["reranked, k 128"], False: ["similarity"]}.get(each["settings"].get("rerank"), [])
+    if direction := each["settings"].get("direction"):
+        by = [f"{by[0]}, {direction}"]
     return [each["metric"], *by, value, chance, str(each["n"])]
 
 

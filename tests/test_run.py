@@ -11,10 +11,11 @@ import pytest
 
 import omnivl
 from omnivl import presets
+from omnivl.checks import check
 from omnivl.cli import main
 from omnivl.cli.training import apply_overrides
 from omnivl.config import ConfigError, RunConfig
-from omnivl.run import check, finish, train
+from omnivl.run import finish, train
 from omnivl.train.checkpoint import checkpoint_steps
 from tests.helpers import mini_folder, moving_gif, picture
 
@@ -84,7 +85,7 @@ def test_the_demo_leaves_a_model_results_and_a_report(tmp_path: Path, monkeypatc
     metrics = {(row["settings"]["medium"], row["metric"]) for row in results["results"]}
     for wanted in (
         *(("image", name) for name in ("t2i_r1", "i2t_r10", "top1", "exact", "token_f1")),
-        *(("video", name) for name in ("t2v_r1", "v2t_median_rank", "sibling_t2v", "sibling_v2t", "reverse")),
+        *(("video", name) for name in ("t2v_r1", "median_rank", "sibling_t2v", "sibling_v2t", "reverse")),
         *(("video", name) for name in ("match_reverse", "match_sibling_t2v", "motion_word", "mean_per_class")),
     ):
         assert wanted in metrics
@@ -162,6 +163,33 @@ def test_a_joint_stage_resumed_before_its_first_clip_equals_the_uninterrupted_ru
     for step in range(12, 16):
         file = f"checkpoints/step-{step}/model.safetensors"
         assert (resumed / file).read_bytes() == (whole / file).read_bytes(), step
+
+
+def test_a_stage_that_enlarges_the_pictures_is_resumed_to_the_bit(tmp_path: Path) -> None:
+    """The table of positions is resized once, when the stage begins, and never on the way."""
+    words = ["--data.image_size", "96", "--train.steps", "4", "--data.batch_size", "4"]
+    words += ["--train.checkpoint_every", "2", "--evaluation.tasks"]
+    config = short("retrieval_mini", *words, "--data.media", "image", "--train.keep_checkpoints", "9")
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train(config, whole, device="cpu")
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / "checkpoints/step-4")
+    shutil.rmtree(resumed / "model")
+    assert main(["train", "--resume", str(resumed), "--device", "cpu"]) == 0
+    for name in ("checkpoints/step-4", "model"):
+        one, other = ((run / name / "model.safetensors").read_bytes() for run in (whole, resumed))
+        assert one == other
+
+
+def test_a_folder_of_something_else_is_refused_and_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".tmp-backup").mkdir()
+    (tmp_path / "metrics.jsonl").write_text('{"mine": 1}\n')
+    assert main(["train", "retrieval_mini", "--out", str(tmp_path), "--device", "cpu"]) == 2
+    assert "holds files that are not of a run" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-backup", "metrics.jsonl"]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"mine": 1}\n'
 
 
 @pytest.mark.parametrize("setting", ["data.num_frames 0", "data.num_workers -1", "optim.lr -1"])

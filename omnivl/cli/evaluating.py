@@ -10,7 +10,7 @@ from typing import Any
 
 from omnivl.cli.common import add_device, model_folder, model_name, new_command
 from omnivl.cli.progress import ItemProgress
-from omnivl.config import ConfigError, EvaluationConfig, read_json
+from omnivl.config import ConfigError, EvaluationConfig
 
 DEFAULTS = EvaluationConfig()
 
@@ -27,6 +27,13 @@ def add_commands(commands: Any) -> None:
     made.add_argument("--split", default=DEFAULTS.split)
     made.add_argument("--medium", choices=["image", "video"], help="pictures or clips alone (default: both)")
     made.add_argument("--num-frames", type=int, default=0, help="frames a clip (default: the model's)")
+    made.add_argument(
+        "--max-text-tokens",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of a text or question, the rest is cut (default: 40)",
+    )
     made.add_argument("--batch-size", type=int, default=DEFAULTS.batch_size, help="items at a time; changes no number")
     number(made, "--num-items", DEFAULTS.num_items, "gallery size where items are rendered")
     made.add_argument("--seed", type=int, default=0)
@@ -102,7 +109,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from omnivl import distributed, evaluation
     from omnivl.model.folder import add_results, load_folder
     from omnivl.report import print_table
-    from omnivl.results import prepare_file, prepare_results, stopwatch, write_results
+    from omnivl.results import alone_in, prepare_file, prepare_results, read_rows, stopwatch, write_results
 
     config = wanted(options)
     evaluation.check(config)
@@ -129,16 +136,21 @@ def evaluate(options: argparse.Namespace) -> int:
             raise
         if distributed.is_main():
             write_results(out, results, config=given(options), seed=options.seed, seconds=seconds[0])
-            if out.resolve() == (folder / "results.json").resolve():
-                add_results(folder, read_json(out)["results"])
         work.remove()
         if not distributed.is_main():
             return 1 if bad else 0
+        faults = [f"not read: {reason}" for _, reason in bad]
+        if out.resolve() == (folder / "results.json").resolve():
+            try:
+                with alone_in(folder):
+                    add_results(folder, read_rows(out))
+            except ValueError as error:  # the numbers stand all the same
+                faults.append(str(error))
     print_table([dataclasses.asdict(result) for result in results if result.value is not None])
     tell_not_run(results)
-    for _, reason in bad:
-        print(f"omnivl: not read: {reason}", file=sys.stderr)
-    return 1 if bad else 0
+    for fault in faults:
+        print(f"omnivl: {fault}", file=sys.stderr)
+    return 1 if faults else 0
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:

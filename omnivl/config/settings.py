@@ -174,6 +174,7 @@ class EvaluationConfig:
     split: str = "test"
     media: tuple[Literal["image", "video"], ...] = ("image", "video")
     num_frames: int = 0  # of a clip; 0: the model's, after training the last stage's
+    max_text_tokens: int = 0  # special tokens included; 0: 40, after training the last stage's
     num_items: int = 256  # of the gallery, for sources that render as many as asked
     batch_size: int = 64  # items encoded at a time
     rerank: int = 128  # candidates that the matching score re-orders

@@ -34,6 +34,13 @@ def hits_at_k(scores: Tensor, targets: Targets, k: int) -> Tensor:
     return hit_rates(*places(scores, targets), k)
 
 
+def chance_at_k(owned: Tensor, size: int, k: int) -> float:
+    """The recall that a random order of `size` items gives queries of which each owns `owned` (Q,) of them: the mean of
+    1 - C(size - owned, k) / C(size, k)."""
+    counts = owned.double().cpu()
+    return hit_rates(torch.zeros_like(counts), torch.full_like(counts, size), counts, k).mean().item()
+
+
 def median_rank(scores: Tensor, targets: Targets) -> float:
     """Median over the queries of the rank, from 1, at which the first of their own items is expected; ties share.
 
@@ -49,9 +56,8 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
     return recall_at_k(scores, labels[:, None].tolist(), (k,))[k]
 
 
-def mean_per_class_accuracy(scores: Tensor, labels: Tensor) -> float:
-    """Top-1 accuracy of each class that occurs in labels, averaged over these classes. scores (N, C), labels (N,)."""
-    hits = hit_rates(*places(scores, labels[:, None].tolist()), 1)
+def mean_per_class(hits: Tensor, labels: Tensor) -> float:
+    """The mean of the hits (N,) of each class that occurs in labels (N,), averaged over these classes."""
     return torch.stack([hits[labels == label].mean() for label in labels.unique()]).mean().item()
 
 

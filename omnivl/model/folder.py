@@ -92,13 +92,18 @@ def save_folder(model: OmniVL, tokenizer: Tokenizer, folder: Path) -> None:
 
 def add_results(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """Put measured numbers (rows of results.json) into the card of a model folder: the hub's `model-index` in its
-    header, and a table. What else the card says is kept."""
+    header, and a table. What else the card says is kept. Raises ValueError where its header cannot be read."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
+    from yaml import YAMLError
 
     rows = [row for row in results if row["value"] is not None]
     if not rows or not (folder / "README.md").exists():
         return
-    card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
+    try:
+        card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
+    except (YAMLError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise ValueError(f"{folder / 'README.md'} is given no results, its header cannot be read: {told}") from None
     assert isinstance(card.data, ModelCardData)
     card.data.model_name = card.data.model_name or folder.resolve().name
     card.data.eval_results = [
@@ -114,10 +119,11 @@ def add_results(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
         for row in rows
     ]
     names = ("task", "dataset", "split", "metric", "value", "chance", "n")
-    lines = (" | ".join(f"{row[n]:.4g}" if isinstance(row[n], float) else str(row[n]) for n in names) for row in rows)
+    named = [{**row, "metric": f"{row['metric']} {row['settings'].get('direction', '')}".rstrip()} for row in rows]
+    lines = (" | ".join(f"{row[n]:.4g}" if isinstance(row[n], float) else str(row[n]) for n in names) for row in named)
     table = RESULTS.format(rows="\n".join(f"| {line} |" for line in lines))
-    told = re.sub(r"\n## Results\n.*?(?=\n## |\Z)", "", str(card), flags=re.DOTALL)
-    write_text(folder / "README.md", told.rstrip("\n") + "\n" + table)
+    kept = re.sub(r"\n## Results\n.*?(?=\n## |\Z)", "", str(card), flags=re.DOTALL)
+    write_text(folder / "README.md", kept.rstrip("\n") + "\n" + table)
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -15,6 +15,7 @@ Row = Mapping[str, Any]  # of results.json["results"], or a line of metrics.json
 NOUNS = {"text": "texts", "image": "pictures", "video": "clips"}
 LETTERS = {"t": "text", "i": "picture", "v": "clip"}
 METRICS = {
+    "median_rank": "median rank",
     "sibling_t2v": "text to clip, among its siblings",
     "sibling_v2t": "clip to text, among its siblings",
     "reverse": "forwards told from backwards",
@@ -88,8 +89,10 @@ def group_rows(rows: Sequence[Row]) -> list[Group]:
 
 
 def how(settings: Row, varying: Sequence[str]) -> str:
-    """What sets a row apart from others of its group: "similarity", "reranked, k 16", "frames 8"."""
-    said = {name: f"{name} {settings.get(name)}" for name in varying}
+    """What sets a row apart from others of its group: "similarity", "reranked, k 16", "frames 8", "t2v"."""
+    said = {name: f"{name} {settings[name]}" for name in varying if settings.get(name) is not None}
+    if "direction" in said:
+        said["direction"] = settings["direction"]
     if "rerank" in said:
         said["rerank"] = "reranked" if settings["rerank"] else "similarity"
         if not settings["rerank"]:
@@ -101,8 +104,8 @@ def metric_words(metric: str) -> str:
     """A metric in words: "t2v_r5" is "text to clip, R@5". An unknown one stays as it is."""
     name = metric.removeprefix("match_")
     said = METRICS.get(name, name)
-    if found := re.fullmatch(r"([tiv])2([tiv])_(?:r(\d+)|median_rank)", name):
-        said = f"{LETTERS[found[1]]} to {LETTERS[found[2]]}, {f'R@{found[3]}' if found[3] else 'median rank'}"
+    if found := re.fullmatch(r"([tiv])2([tiv])_r(\d+)", name):
+        said = f"{LETTERS[found[1]]} to {LETTERS[found[2]]}, R@{found[3]}"
     return said if name == metric else f"{said}, by matching"
 
 

@@ -66,7 +66,7 @@ def write_captions(
             return [text for text, _ in caption(model, tokenizer, tokens, gallery.medium, **how)]
         made = []
         for item, own in zip(items, tokens.split(1), strict=True):
-            draws = torch.Generator(device).manual_seed(seed * len(gallery) + item)
+            draws = torch.Generator(device).manual_seed((seed * len(gallery) + item) % 2**63)
             made += caption(model, tokenizer, own, gallery.medium, generator=draws, **how)
         return [text for text, _ in made]
 

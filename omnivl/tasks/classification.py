@@ -16,7 +16,7 @@ from torch import Tensor
 from omnivl import distributed
 from omnivl.config import TaskConfig
 from omnivl.data.sample import Batch, Gallery, label_key
-from omnivl.metrics import hits_at_k, mean_per_class_accuracy, top_k_accuracy
+from omnivl.metrics import hits_at_k, mean_per_class
 from omnivl.model import OmniVL, Visual
 from omnivl.prompts import fill, label_prompts
 from omnivl.tasks.base import Losses, Result, Task, gallery_result
@@ -127,22 +127,29 @@ def evaluate_classes(
         return list(probability.view(len(items), gallery.views, -1).mean(1).cpu())
 
     rows = (work or Work()).rows("classes", gallery, max(1, batch_size // gallery.views), averaged)
-    scores, _ = table(rows, len(gallery), len(labels))  # an item that cannot be read scores all alike
+    scores, read = table(rows, len(gallery), len(labels))
     settings = {"zero_shot": by_prompts, "classes": len(labels), "views": gallery.views}
-    return score_classes(gallery, "classify", scores, labels, settings)
+    return score_classes(gallery, "classify", scores, labels, settings, read)
 
 
 def score_classes(
-    gallery: Gallery, task: str, scores: Tensor, labels: Sequence[str], settings: dict[str, Any]
+    gallery: Gallery,
+    task: str,
+    scores: Tensor,
+    labels: Sequence[str],
+    settings: dict[str, Any],
+    read: Tensor | None = None,
 ) -> list[Result]:
-    """The three accuracies of scores (N, classes)."""
+    """The three accuracies of scores (N, classes), of whose items all or those that are `read` (N,) can be right."""
     targets = torch.tensor([labels.index(name) for name in gallery.labels])
+    known = torch.ones(len(gallery), dtype=torch.bool) if read is None else read
+    first, five = (hits_at_k(scores, targets[:, None].tolist(), k) * known for k in (1, 5))
     values = {
-        "top1": (top_k_accuracy(scores, targets, 1), 1 / len(labels)),
-        "top5": (top_k_accuracy(scores, targets, 5), min(1.0, 5 / len(labels))),
-        "mean_per_class": (mean_per_class_accuracy(scores, targets), 1 / len(labels)),
+        "top1": (first.mean().item(), 1 / len(labels)),
+        "top5": (five.mean().item(), min(1.0, 5 / len(labels))),
+        "mean_per_class": (mean_per_class(first, targets), 1 / len(labels)),
     }
-    items = {"top1": hits_at_k(scores, targets[:, None].tolist(), 1).tolist()}
+    items = {"top1": first.tolist()}
     settings = {**settings, "bad": len(gallery.bad)}
     return [
         gallery_result(gallery, task, metric, value, len(gallery), chance, settings, items.get(metric, ()))

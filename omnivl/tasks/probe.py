@@ -150,6 +150,5 @@ def evaluate_probe(
     weights, bias = fit(last_inputs, last_targets, len(labels), strength)
     test_inputs, test_read = features(model, test, batch_size=batch_size, work=work)
     scores = F.linear(test_inputs.double(), weights, bias)
-    scores[~test_read] = 0.0  # all alike
     settings = {"shots": shots or None, "strength": strength, "trained_on": len(last_inputs), "classes": len(labels)}
-    return score_classes(test, "probe", scores.cpu(), labels, settings)
+    return score_classes(test, "probe", scores.cpu(), labels, settings, test_read.cpu())

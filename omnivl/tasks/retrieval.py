@@ -16,7 +16,7 @@ from torch import Tensor
 
 from omnivl import distributed
 from omnivl.data.sample import Gallery
-from omnivl.metrics import hits_at_k, median_rank, recall_at_k, words
+from omnivl.metrics import chance_at_k, hits_at_k, median_rank, recall_at_k, words
 from omnivl.model import OmniVL
 from omnivl.model.rerank import SCORE, behind, candidates, match_log_probability
 from omnivl.tasks.base import Result, gallery_result
@@ -225,17 +225,17 @@ def readable(gallery: Gallery) -> Tensor:
 def score_direction(gallery: Gallery, name: str, scores: Tensor, targets: Tensor, depth: int) -> list[Result]:
     """The numbers of scores (Q, G), where `targets` (Q, G) says whose items are whose."""
     settings = {"rerank": bool(depth), "k": depth, "rerank_score": SCORE if depth else None, "bad": len(gallery.bad)}
-    hits, size = targets.sum(1).double().mean().item(), scores.shape[1]
-    values: list[tuple[str, float, float | None]] = [
-        (f"{name}_r{at}", value, min(1.0, at * hits / size))
+    owned, size = targets.sum(1), scores.shape[1]
+    items = {1: hits_at_k(scores, targets, 1).tolist()}
+    results = [
+        gallery_result(
+            gallery, "retrieval", f"{name}_r{at}", value, len(scores), chance_at_k(owned, size, at), settings,
+            items.get(at, ()),
+        )
         for at, value in recall_at_k(scores, targets, (1, 5, 10)).items()
-    ]
-    values.append((f"{name}_median_rank", median_rank(scores, targets), None))
-    items = {f"{name}_r1": hits_at_k(scores, targets, 1).tolist()}
-    return [
-        gallery_result(gallery, "retrieval", metric, value, len(scores), chance, settings, items.get(metric, ()))
-        for metric, value, chance in values
-    ]
+    ]  # fmt: skip
+    told, rank = {**settings, "direction": name}, median_rank(scores, targets)
+    return [*results, gallery_result(gallery, "retrieval", "median_rank", rank, len(scores), None, told)]
 
 
 @torch.inference_mode()

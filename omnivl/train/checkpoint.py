@@ -2,6 +2,7 @@
 
 RUN/config.json           the whole run
 RUN/checkpoints/step-N/   a model folder + training.pt, after N steps; written under another name, then renamed
+                          + validated.json, once the step has been validated: the best (value, step) so far
 RUN/model/                the model folder of the last or the best step
 RUN/metrics.jsonl, RUN/bad_samples.jsonl
 
@@ -25,8 +26,11 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from omnivl.config import read_json
 from omnivl.train.stopping import TrainingError, reason
 
+VALIDATED = "validated.json"
+BEGUN = {".lock", "checkpoints", ".config.json.tmp"}  # what a run folder may hold before its config.json
 SaveModel = Callable[[Path], None]  # writes a model folder
 M = TypeVar("M", bound=nn.Module)
 
@@ -57,8 +61,9 @@ class RunFolder:
                 f"{path} is in use by another run; wait for it, stop it, or choose another --out"
             ) from None
         let_go_after_fork(self.lock)
-        for leftover in [*self.checkpoints.glob(".tmp-*"), *path.glob(".tmp-*")]:  # of a run that was killed
-            shutil.rmtree(leftover)
+        for leftover in [*self.checkpoints.iterdir(), *path.glob(".tmp-model")]:  # of a run that was killed
+            if re.fullmatch(r"\.tmp-(model|(step|old)-\d+)", leftover.name):
+                shutil.rmtree(leftover)
 
     def close(self) -> None:
         """Let others write; a new folder goes where no step was taken."""
@@ -86,6 +91,13 @@ class RunFolder:
             with open(temporary / "training.pt", "wb") as file:  # a file of Python's, whose errors say what is wrong
                 torch.save(state, file)
 
+    def note_validated(self, step: int, best: tuple[float, int] | None) -> None:
+        """Raises TrainingError where the disk is full or fails."""
+        try:
+            write_json(self.at(step) / VALIDATED, {"best": best})
+        except OSError as error:
+            raise TrainingError(f"the validation of step {step} was not noted: {reason(error)}") from error
+
     def prune(self, keep: int, best: int | None) -> None:
         """Remove all but the `keep` latest checkpoints and the best one."""
         for step in self.steps()[: -max(1, keep)]:
@@ -98,7 +110,7 @@ class RunFolder:
         """RUN/model from a checkpoint, in place of an earlier one. Raises TrainingError as `save` does."""
         temporary = self.path / ".tmp-model"
         with whole_or_not(temporary, self.model, "model/"):
-            shutil.copytree(self.at(step), temporary, ignore=shutil.ignore_patterns("training.pt"))
+            shutil.copytree(self.at(step), temporary, ignore=shutil.ignore_patterns("training.pt", VALIDATED))
             if self.model.exists():
                 shutil.rmtree(self.model)
 
@@ -143,6 +155,16 @@ class Writing:
         failed, self.failed = self.failed, None
         if failed:
             raise failed
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raises ValueError for a folder that holds something, and no run of ours: a run would write over it. One that
+    was killed before it had written its config.json is ours."""
+    held = {each.name for each in path.iterdir()} if path.is_dir() else set()
+    config = read_json(path / "config.json") if "config.json" in held else None
+    if held <= BEGUN or (isinstance(config, dict) and "stages" in config):
+        return
+    raise ValueError(f"{path} holds files that are not of a run: choose another --out, a new or an empty folder")
 
 
 def on_host(value: Any) -> Any:
@@ -206,14 +228,19 @@ def line_step(line: bytes) -> float:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The training state of a checkpoint folder. Raises ValueError where it is missing or not whole."""
-    path = checkpoint / "training.pt"
+    """The training state of a checkpoint folder, with whether its step has been `validated`, and the `best` as of then.
+    Raises ValueError where it is missing or not whole."""
+    path, note = checkpoint / "training.pt", checkpoint / VALIDATED
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: a model folder alone is not resumed, start from it with --init") from None
     except Exception as error:  # torch and zipfile raise many kinds for a damaged file
         raise ValueError(f"{path} cannot be read ({type(error).__name__}): it is damaged") from error
+    if not note.exists():
+        return {**state, "validated": False}
+    best = read_json(note)["best"]
+    return {**state, "validated": True, "best": tuple(best) if best else None}
 
 
 def write_json(path: Path, value: Any) -> None:

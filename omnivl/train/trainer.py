@@ -1,4 +1,4 @@
-"""The training loop, read as a story: plan, step (`omnivl.train.engine`), record, validate, save.
+"""The training loop, read as a story: plan, step (`omnivl.train.engine`), record, save, validate.
 
 All that a run is stands in `Trainer.state()`: weights, the task's copies and banks, optimiser, scaler, position. Random
 numbers of a step are keyed by (seed, step, rank), so resuming needs no generator's state; data are keyed by the step
@@ -73,6 +73,7 @@ class Trainer:
         self.bad: Counter[str] = Counter()  # of them, by their source
         self.first_bad: list[str] = []
         self.seconds = 0.0
+        self.unvalidated = False  # the step that is resumed from
         self.best: tuple[float, int] | None = None  # (value, step) of the stage's selection metric
         self.tracker: Tracker | None = None
         self.stop = StopRequest()
@@ -89,7 +90,8 @@ class Trainer:
         if state:
             self.restore(state)
             first = state["stage"]
-            if self.step == self.ends[first]:  # a stage that is over is not built again
+            self.unvalidated = self.validates(first) and not state["validated"]
+            if self.step == self.ends[first] and not self.unvalidated:  # a stage that is over is not built again
                 first, state = first + 1, None
         finished = first == len(self.config.stages)
         if finished:
@@ -112,6 +114,8 @@ class Trainer:
         """The steps of one stage, from its beginning or from a saved state."""
         self.begin_stage(number, state)
         config, before = self.stage.config, self.ends[number] - self.stage.config.train.steps
+        if state and self.unvalidated:
+            self.validate()
         batches = iter(self.stage.batches(self.step - before, config.train.steps))
         self.stop.mind_workers()
         started = time.monotonic()
@@ -124,13 +128,11 @@ class Trainer:
             self.step += 1
             self.record(measured, batch, rate, time.monotonic() - started)
             self.check_bad_samples()
-            step, finished = step + 1, self.step == self.ends[number]
-            every = config.train.validate_every
-            if every and (finished or step % every == 0):
-                self.validate()
             every = config.train.checkpoint_every
-            if finished or (every and step % every == 0):
+            if self.step == self.ends[number] or (every and (step + 1) % every == 0):
                 self.save()
+            if self.validates(number):
+                self.validate()
             started = time.monotonic()
         self.finish_writing()
 
@@ -208,13 +210,29 @@ class Trainer:
                 f"data.max_bad_share ({share:g}); the first: {'; '.join(self.first_bad)}"
             )
 
+    def validates(self, number: int) -> bool:
+        """Whether the present step of stage `number` is to be validated."""
+        train = self.config.stages[number].train
+        step = self.step - (self.ends[number] - train.steps)
+        return bool(train.validate_every) and (step == train.steps or step % train.validate_every == 0)
+
     def validate(self) -> None:
-        """Measure the validation split; keep the checkpoint of the best step where the recipe names a metric."""
+        """Measure the validation split; keep the checkpoint of the best step where the recipe names a metric.
+
+        The step is saved first: who asks to stop may not wait for the numbers, and a resumed run measures them then.
+        """
         assert self.stage.validate
         metric = self.stage.config.train.select
+        self.save()
         self.finish_writing()  # its readers are forked, which no thread should be in the middle of something at
-        with self.engine.evaluating():
-            values = self.stage.validate()
+        if distributed.max_over_ranks([self.stop.signum])[0]:
+            return
+        try:
+            with self.engine.evaluating():
+                values = self.stage.validate()
+        except (ValueError, OSError) as error:
+            told = f"the validation after step {self.step} failed: {reason(error)}; the step is saved"
+            raise TrainingError(told) from error
         if self.tracker:
             numbers = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
             self.tracker.say(f"validation after step {self.step}: {numbers}")
@@ -222,7 +240,13 @@ class Trainer:
             raise TrainingError(f"train.select is {metric!r}, validation gives {', '.join(values)}")
         if metric and math.isfinite(values[metric]) and (self.best is None or values[metric] > self.best[0]):
             self.best = (float(values[metric]), self.step)
-            self.save()
+
+        def note() -> None:
+            if self.folder:
+                self.folder.note_validated(self.step, self.best)
+                self.folder.prune(self.stage.config.train.keep_checkpoints, self.best[1] if self.best else None)
+
+        distributed.main_first(note)
 
     # --- its state ---------------------------------------------------------------------------------------------------
 
@@ -241,6 +265,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.saved = self.step
         self.seen, bad, self.first_bad = (state["samples"][name] for name in ("seen", "bad", "first_bad"))
         self.bad = Counter(bad)
         if self.folder:

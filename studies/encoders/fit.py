@@ -46,9 +46,10 @@ class Upper:
 
 
 def in_other_words(caption: str, words: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """A caption in two prompts; then three of the words that people look for it by, with it and without it."""
+    """A caption as a sentence and in two prompts; then three of the words that people look for it by, with it and
+    without it."""
     prompts = rng.choice([prompt for prompt in label_prompts("image") if prompt != "{}"], 2, replace=False)
-    said = [fill(prompt, caption) for prompt in prompts]
+    said = [fill(prompt, caption).strip() for prompt in (" a {}.", *prompts)]
     if len(words) > 2:
         first, second = (" ".join(rng.choice(words, 3, replace=False)) for _ in range(2))
         said += [f"{caption} {first}", second]
@@ -117,6 +118,20 @@ class Steps:
     patches: int = 24  # of a picture, drawn anew each step (as FLIP does): less work, and other crops of every copy
     block_rate: float = 1.0  # of the rate, for the pretrained visual block
     text_rate: float = 0.3  # for the text block
+    noise: float = 0.0  # added to the tokens of a picture, one vector to [CLS] and one to all patches: this share of
+    # how far pictures lie apart
+    text_noise: float = 0.0  # the same of texts, one vector to all tokens
+
+
+def spread_of_pictures(corpus: Corpus) -> Tensor:
+    """(2, D): the deviation of [CLS] and of the mean over the patches, from picture to picture."""
+    first = [torch.stack([one[0], one[1:].float().mean(0)]) for one in corpus.tokens[:, 0, 0]]
+    return torch.stack(first).std(0)
+
+
+def spread_of_texts(states: Tensor, mask: Tensor) -> Tensor:
+    """(D,): the deviation of the mean over the tokens (N, L, D), from text to text."""
+    return ((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).std(0)
 
 
 def fit(
@@ -129,6 +144,8 @@ def fit(
     vocabulary = list(dict.fromkeys(text for corpus in corpora for text in corpus.texts()))
     states, mask = cached_texts(model, tokenizer, vocabulary, upper.text)
     place = {text: number for number, text in enumerate(vocabulary)}
+    picture_spread = stage.noise * spread_of_pictures(corpora[0])
+    text_spread = stage.text_noise * spread_of_texts(states, mask)
     model.train()
     upper.freeze(model)
     optimizer = build_optimizer(model, stage.optim, upper.factors(model, stage.block_rate, stage.text_rate))
@@ -145,11 +162,17 @@ def fit(
             length = int(mask[rows].sum(1).max())
             patches = 1 + rng.permutation(tokens.shape[2] - 1)[: stage.patches]
             tokens = tokens[:, :, torch.from_numpy(np.append(0, patches))].float()
+            if stage.noise and not clips:
+                pushed = picture_spread * torch.randn(len(tokens), 1, *picture_spread.shape)
+                tokens = torch.cat([tokens[:, :, :1] + pushed[:, :, :1], tokens[:, :, 1:] + pushed[:, :, 1:]], 2)
+            read = states[rows, :length]
+            if stage.text_noise:
+                read = read + text_spread * torch.randn(len(rows), 1, len(text_spread))
             number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
             labels = torch.tensor([number[key] for key in keys])
             with torch.autocast("cpu", torch.bfloat16):
                 seen = upper_visual(model, tokens, upper.visual)
-                said = upper_text(model, states[rows, :length], mask[rows, :length], upper.text)
+                said = upper_text(model, read, mask[rows, :length], upper.text)
             loss = univlc_loss(seen, said, labels, seen, said, labels, model.temperature.clamp(0.001, 0.5)).mean()
             loss.backward()
             losses.append(float(loss.detach()))

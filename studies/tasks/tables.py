@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 KEPT = {  # metrics; the others say the same less well
-    *(f"{way}_{metric}" for way in ("t2i", "i2t", "t2v", "v2t") for metric in ("r1", "r5", "r10", "median_rank")),
+    *(f"{way}_{metric}" for way in ("t2i", "i2t", "t2v", "v2t") for metric in ("r1", "r5", "r10")),
+    "median_rank",
     *("sibling_t2v", "sibling_v2t", "reverse", "match_sibling_t2v", "match_sibling_v2t", "match_reverse"),
     *("top1", "mean_per_class", "exact", "token_f1", "bleu4", "meteor", "rouge_l", "cider", "motion_word"),
 }
@@ -35,7 +36,8 @@ def identity(row: Row) -> tuple[Any, ...]:
     """What is compared with a floor: the task, the data and the metric."""
     settings = row["settings"]
     task = FROM_FLOOR.get(row["task"], row["task"])
-    return task, row["dataset"], settings["medium"], row["metric"], settings.get("answer_type")
+    told = (settings.get(name) for name in ("answer_type", "direction"))
+    return task, row["dataset"], settings["medium"], row["metric"], *told
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -117,7 +119,11 @@ def new_row(model: str, row: Row) -> Row:
         "split": row["split"],
         "medium": settings["medium"],
         "metric": row["metric"],
-        **{name: settings[name] for name in ("rerank", "k", "mode", "answer_type", "zero_shot") if name in settings},
+        **{
+            name: settings[name]
+            for name in ("rerank", "k", "direction", "mode", "answer_type", "zero_shot")
+            if name in settings
+        },
         "frames": settings.get("frames", 1),
         "n": row["n"],
         "chance": None,

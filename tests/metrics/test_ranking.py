@@ -1,6 +1,7 @@
 """Every metric against brute force: where items tie, against the mean over all orders in which they could be listed."""
 
 import itertools
+import math
 import statistics
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor
 
 from omnivl.metrics import (
+    chance_at_k,
     exact_match,
     hits_at_k,
-    mean_per_class_accuracy,
+    mean_per_class,
     median_rank,
     recall_at_k,
     token_f1,
@@ -58,11 +60,21 @@ def test_a_model_that_scores_all_alike_gets_chance() -> None:
     assert got == pytest.approx({1: 1 / 400, 5: 5 / 400, 10: 10 / 400})
     assert median_rank(scores, targets) == 200.5
     assert top_k_accuracy(scores, torch.arange(50), 20) == pytest.approx(20 / 400)
-    assert mean_per_class_accuracy(scores, torch.arange(50)) == pytest.approx(1 / 400)
+    assert mean_per_class(hits_at_k(scores, torch.arange(50)[:, None].tolist(), 1), torch.arange(50)) == pytest.approx(
+        1 / 400
+    )
 
 
 def test_chance_is_exact_in_a_gallery_of_a_million() -> None:
     assert recall_at_k(torch.zeros(1, 1_000_000), [[7]], (10,))[10] == pytest.approx(1e-5)
+
+
+def test_chance_is_that_of_a_draw_without_putting_back() -> None:
+    for size, owned, k in ((8, 2, 5), (60, 20, 5), (200, 41, 5), (25_010, 5, 10), (5, 1, 10), (7, 1, 5)):
+        drawn = min(size, k)
+        exact = 1 - math.comb(size - owned, drawn) / math.comb(size, drawn)
+        assert chance_at_k(torch.tensor([owned]), size, k) == pytest.approx(exact)
+    assert chance_at_k(torch.tensor([1, 3]), 9, 2) == pytest.approx((2 / 9 + 1 - 6 * 5 / (9 * 8)) / 2)
 
 
 def test_the_order_of_the_gallery_changes_nothing() -> None:
@@ -92,7 +104,7 @@ def test_mean_per_class_weighs_classes_not_samples() -> None:
     scores = torch.tensor([[2.0, 1, 0], [2, 1, 0], [2, 1, 0], [2, 1, 0]])
     labels = torch.tensor([0, 0, 0, 1])
     assert top_k_accuracy(scores, labels) == 0.75
-    assert mean_per_class_accuracy(scores, labels) == 0.5
+    assert mean_per_class(hits_at_k(scores, labels[:, None].tolist(), 1), labels) == 0.5
     assert top_k_accuracy(scores, labels, 2) == top_k_accuracy(scores, labels, 9) == 1.0
 
 

@@ -140,12 +140,13 @@ def test_a_batch_has_different_captions_and_a_share_of_labels(tmp_path: Path) ->
 def test_captions_are_drawn_in_other_words_too(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     said = {"a red star": fit.in_other_words("a red star", ["sky", "night", "shine", "bright"], rng), "a blue ring": []}
-    prompts, words = said["a red star"][:2], said["a red star"][2:]
+    sentence, prompts, words = said["a red star"][0], said["a red star"][1:3], said["a red star"][3:]
+    assert "a red star" in sentence and fit.in_other_words("owl", [], rng)[0] == "an owl."
     assert all("a red star" in text != "a red star" for text in prompts) and len(set(prompts)) == 2
     for text in words:
         told = text.removeprefix("a red star ").split()
         assert len(set(told)) == 3 and set(told) <= {"sky", "night", "shine", "bright"}
-    assert fit.in_other_words("a ring", ["round"], rng)[2:] == [], "too few words to tell it by"
+    assert fit.in_other_words("a ring", ["round"], rng)[3:] == [], "too few words to tell it by"
     del said["a blue ring"]
     corpus = fit.Corpus.of(items(tmp_path), torch.zeros(4, 1, 1, 1, 1), "image", said)
     drawn = [corpus.draw(4, 0, rng) for _ in range(60)]
@@ -177,6 +178,42 @@ def test_the_first_token_learns_the_mean_over_all(
     likeness = torch.nn.functional.normalize(likeness, dim=-1)
     assert torch.corrcoef(torch.stack([(said @ said.T).flatten(), (likeness @ likeness.T).flatten()]))[0, 1] > 0.9
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
+def test_an_added_block_starts_as_the_mean_over_all_tokens(small: tuple[OmniVL, Tokenizer]) -> None:
+    model, tokenizer = small
+    some = ["a red star", "a blue ring that moves left", "a green circle", "red", "two stars and a ring", "green", "a"]
+    texts = [*some, *(f"{a} {b}" for a in some for b in some)]
+    made = language.with_mean_block(model, tokenizer, texts)
+    assert made.config.text.layers == model.config.text.layers + 1
+    by_hand = []
+    with torch.inference_mode():
+        for text in some:  # one at a time: no padding
+            tokens = model.text(*tokenizer([text]))[0]
+            mean = tokens[0] + language.MEAN_SHARE * tokens.mean(0)
+            by_hand.append(torch.nn.functional.layer_norm(mean, mean.shape))
+        aims, found = torch.stack(by_hand), made.encode_text(*tokenizer(some)).pooled_projection
+        assert torch.allclose(torch.cdist(found, found), torch.cdist(aims, aims), atol=1e-2)
+        for name, value in model.state_dict().items():
+            assert name.startswith("text_projection.") or torch.equal(value, made.state_dict()[name])
+    before = made.text.blocks[-1].attention.qkv.weight.detach().clone()
+    corpus = fit.Corpus(torch.randn(4, 1, 1, 5, made.config.vision.width), some[:4], ["warm"] * 4, "image")
+    stage = fit.Steps(steps=20, batch=4, optim=OptimConfig(lr=3e-3), text_rate=1.0, noise=0.1, text_noise=0.1)
+    losses = fit.fit(made, tokenizer, fit.Upper(visual=1, text=2), stage, [corpus], seed=0)
+    assert losses[-1] < losses[0]
+    assert not torch.equal(made.text.blocks[-1].attention.qkv.weight, before)
+    assert torch.equal(made.text.blocks[-2].mlp.fc1.weight, model.text.blocks[-1].mlp.fc1.weight)
+
+
+def test_noise_is_as_wide_as_pictures_and_texts_lie_apart() -> None:
+    torch.manual_seed(0)
+    corpus = fit.Corpus(torch.randn(6, 2, 1, 5, 3), [str(i) for i in range(6)], ["x"] * 6, "image")
+    first = corpus.tokens[:, 0, 0]
+    wanted = torch.stack([first[:, 0].std(0), first[:, 1:].mean(1).std(0)])
+    assert torch.allclose(fit.spread_of_pictures(corpus), wanted)
+    states, mask = torch.randn(3, 4, 2), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
+    means = torch.stack([states[0, :2].mean(0), states[1].mean(0), states[2, 0]])
+    assert torch.allclose(fit.spread_of_texts(states, mask), means.std(0))
 
 
 def test_phrases_are_made_of_words(small: tuple[OmniVL, Tokenizer]) -> None:

@@ -137,11 +137,14 @@ def test_prompts_are_used_where_there_is_no_classifier_or_it_is_asked_for() -> N
     assert plain[0].settings["classes"] == 2
 
 
-def test_an_unread_item_knows_nothing_and_a_strange_class_is_refused() -> None:
+def test_an_unread_item_is_wrong_and_a_strange_class_is_refused() -> None:
     model, tokenizer = mini_model()
     model.add_classifier(LABELS)
     results = {r.metric: r for r in evaluate_classes(model, tokenizer, gallery(["star"], broken=0))}
-    assert results["top1"].value == pytest.approx(1 / 3) and results["top1"].settings["bad"] == 1
+    assert {r.value for r in results.values()} == {0.0} and results["top1"].items == (0.0,), (
+        "not even in the first five"
+    )
+    assert results["top1"].settings["bad"] == 1
     with pytest.raises(ValueError, match="class 'dog', which is none of the classifier's 3: use --zero-shot"):
         evaluate_classes(model, tokenizer, gallery(["star", "dog"]))
     with pytest.raises(ValueError, match="1 of 2 items have no label"):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from omnivl.train.checkpoint import RunFolder, checkpoint_steps, read_state, write_json
+from omnivl.train.checkpoint import RunFolder, checkpoint_steps, read_state, refuse_foreign, write_json
 from omnivl.train.stopping import TrainingError
 
 STATE = {"step": 1, "tensor": torch.arange(3), "best": (0.5, 1), "scaler": {}, "names": ["a"]}
@@ -41,9 +41,14 @@ def test_a_checkpoint_is_a_model_folder_and_the_state_read_back_without_pickled_
     folder = saved(tmp_path, 1)
     assert sorted(path.name for path in folder.at(1).iterdir()) == ["model.safetensors", "training.pt"]
     state = read_state(folder.at(1))
-    assert torch.equal(state.pop("tensor"), torch.arange(3)) and state == {
-        k: v for k, v in STATE.items() if k != "tensor"
-    }
+    assert torch.equal(state.pop("tensor"), torch.arange(3))
+    assert {**state, "tensor": STATE["tensor"]} == {**STATE, "validated": False}
+    folder.note_validated(1, (0.75, 1))
+    assert read_state(folder.at(1))["validated"] and read_state(folder.at(1))["best"] == (0.75, 1)
+    folder.note_validated(1, None)
+    assert read_state(folder.at(1))["best"] is None
+    folder.publish(1)
+    assert [path.name for path in folder.model.iterdir()] == ["model.safetensors"]
 
 
 def test_killed_while_saving_the_earlier_checkpoint_is_whole_and_the_next_run_clears_up(tmp_path: Path) -> None:
@@ -62,6 +67,33 @@ def test_killed_while_saving_the_earlier_checkpoint_is_whole_and_the_next_run_cl
     folder = RunFolder(tmp_path)  # the dead one holds no lock
     assert folder.steps() == [1] and read_state(folder.at(1))["step"] == 1
     assert not (tmp_path / "checkpoints/.tmp-step-2").exists()
+
+
+def test_what_is_not_ours_is_never_cleared_away(tmp_path: Path) -> None:
+    ours = ["checkpoints/.tmp-step-12", "checkpoints/.tmp-old-3", ".tmp-model"]
+    theirs = ["checkpoints/.tmp-step-12b", "checkpoints/.tmp-notes", ".tmp-backup", ".tmp-step-1"]
+    for name in ours + theirs:
+        (tmp_path / name).mkdir(parents=True)
+    RunFolder(tmp_path).close()
+    assert [name for name in ours + theirs if (tmp_path / name).exists()] == theirs
+
+
+@pytest.mark.parametrize("held", ["notes.txt", "metrics.jsonl", ".tmp-model/", "config.json"])
+def test_a_folder_of_something_else_is_no_run_folder(tmp_path: Path, held: str) -> None:
+    (tmp_path / held).mkdir() if held.endswith("/") else (tmp_path / held).write_text('{"width": 32}')
+    with pytest.raises(ValueError, match=r"holds files that are not of a run: choose another --out"):
+        refuse_foreign(tmp_path)
+
+
+def test_a_folder_that_is_new_empty_or_of_a_run_however_it_ended_is_one(tmp_path: Path) -> None:
+    refuse_foreign(tmp_path / "new")
+    refuse_foreign(tmp_path)
+    RunFolder(tmp_path).close()
+    (tmp_path / ".config.json.tmp").write_text('{"sta')  # killed while it was writing its config
+    refuse_foreign(tmp_path)
+    (tmp_path / "config.json").write_text('{"stages": []}')
+    (tmp_path / "metrics.jsonl").write_text("")
+    refuse_foreign(tmp_path)
 
 
 @pytest.mark.parametrize("failing", ["model", "state"])

@@ -228,7 +228,7 @@ def at_step(wanted: int, action: Callable[[], None]) -> Callable[[int, int, Batc
     return alter
 
 
-def raises(error: Exception) -> Callable[[], None]:
+def raises(error: BaseException) -> Callable[[], None]:
     def action() -> None:
         raise error
 
@@ -417,6 +417,64 @@ def test_the_best_step_is_the_last_stages(tmp_path: Path, until: int) -> None:
     assert checkpoint_steps(tmp_path) == [4, 5] and read_state(tmp_path / "checkpoints/step-5")["best"] == (0.3, 4)
     published, best = ((tmp_path / at / "model.safetensors").read_bytes() for at in ("model", "checkpoints/step-4"))
     assert published == best
+
+
+VALIDATED = stage_config("image", 6, checkpoint_every=0, keep_checkpoints=1, validate_every=2, select="recall")
+VALUES = {2: 0.3, 4: 0.9, 6: 0.5}
+
+
+def validating(folder: Path, *, resume: bool = False, during: Callable[[int], None] = lambda step: None) -> list[int]:
+    """A run that measures VALUES; gives the steps that it has measured."""
+    measured: list[int] = []
+    run = TinyRun(VALIDATED, folder=folder, resume=resume, alter=at_step(3, lambda: during(-4)))
+    make = run.trainer.make_stage
+
+    def validate() -> dict[str, float]:
+        during(run.trainer.step)
+        measured.append(run.trainer.step)
+        return {"recall": VALUES[run.trainer.step]}
+
+    run.trainer.make_stage = lambda number: replace(make(number), validate=validate)
+    run.train()
+    return measured
+
+
+@pytest.mark.parametrize(
+    ("when", "action", "error", "measured"),
+    [
+        (-4, lambda: os.kill(os.getpid(), signal.SIGTERM), Stopped, [4, 6]),  # while the batch is read: not measured
+        (4, lambda: os.kill(os.getpid(), signal.SIGTERM), Stopped, [6]),  # while it is measured: to its end
+        (4, raises(KeyboardInterrupt()), KeyboardInterrupt, [4, 6]),  # killed
+        (6, raises(KeyboardInterrupt()), KeyboardInterrupt, [6]),
+        (4, raises(ValueError("c.json: no such file")), TrainingError, [4, 6]),
+    ],
+)
+def test_a_step_is_saved_before_it_is_validated_and_what_was_cut_short_is_measured_by_the_resumed_run(
+    tmp_path: Path, when: int, action: Callable[[], None], error: type[BaseException], measured: list[int]
+) -> None:
+    assert validating(tmp_path / "whole") == [2, 4, 6]
+
+    def during(step: int) -> None:
+        if step == when:
+            if step > 0:
+                assert checkpoint_steps(tmp_path / "stopped")[-1] == step, "it is on the disk already"
+            action()
+
+    with pytest.raises(error):
+        validating(tmp_path / "stopped", during=during)
+    assert validating(tmp_path / "stopped", resume=True) == measured
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+    for name in ("stopped", "whole"):
+        assert checkpoint_steps(tmp_path / name) == [4, 6]
+        assert read_state(tmp_path / name / "checkpoints/step-6")["best"] == (0.9, 4)
+    for file in ("model/model.safetensors", "checkpoints/step-6/model.safetensors"):
+        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_a_validation_that_fails_is_one_sentence(tmp_path: Path) -> None:
+    told = r"^the validation after step 2 failed: c\.json: no such file; the step is saved$"
+    with pytest.raises(TrainingError, match=told):
+        validating(tmp_path, during=lambda step: raises(ValueError("c.json: no such file"))())
 
 
 def test_no_state_is_gathered_while_the_copy_before_is_still_being_written(
