@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ def one_line(name: str) -> str:
 
 def add_device(made: argparse.ArgumentParser) -> None:
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+
+
+def plain_warnings() -> None:
+    """A line a warning, without the place in our source."""
+    warnings.formatwarning = lambda message, *rest: f"omnivl: {message}\n"
 
 
 def model_name(options: argparse.Namespace) -> str:

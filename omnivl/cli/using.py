@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnivl.cli.common import add_device, as_json, model_name, new_command, one_line
+from omnivl.cli.common import add_device, as_json, model_name, new_command, one_line, plain_warnings
 from omnivl.config import ConfigError
 
 
@@ -59,6 +59,7 @@ def each_media(
     from omnivl.data.media import BadSample
     from omnivl.inference.pipeline import load
 
+    plain_warnings()
     start, end = (None, None) if options.at is None else part_of(options.at)
     pipeline = load(model_name(options), device=options.device)
     paths = list(expand(options.media))
