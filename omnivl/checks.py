@@ -4,13 +4,15 @@ it is trained on. Each message is one sentence that names the setting.
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any, Literal
 
 from omnivl import evaluation
-from omnivl.config import ConfigError, EvaluationConfig, ModelConfig, RunConfig, StageConfig
-from omnivl.data.sources import items_trained_on, parted
+from omnivl.config import ConfigError, DataConfig, EvaluationConfig, ModelConfig, RunConfig, StageConfig
+from omnivl.data.annotations import Item
+from omnivl.data.sources import open_items, parted
 from omnivl.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -212,3 +214,33 @@ def trained_on(config: RunConfig, wanted: EvaluationConfig) -> str:
     """What of the data of an evaluation a run is trained on, in words; "" where nothing is."""
     found = (items_trained_on(wanted.data, wanted.root, wanted.split, stage.data) for stage in config.stages)
     return next(filter(None, found), "")
+
+
+def items_trained_on(spec: str, root: str, split: str, data: DataConfig) -> str:
+    """What of a split of FORMAT:ANNOTATIONS stands in a stage's data too, in words; "" where nothing does. An item is a
+    span of a file, of questions one of its questions. Raises ValueError as `open_source` does."""
+    name, _ = parted(spec)
+    alike = [each for each in data.sources if parted(each)[0] == name]
+    if name == "world":
+        return f"split {split!r} of the world" if alike and split == data.split else ""
+    if name == "shards":
+        return f"all of {spec}, which has no splits" if spec in alike else ""
+    held = parts_of(open_items(spec, root, split)[0], data.reads)
+    shared: set[Part] = set()
+    for each in data.sources:
+        if parted(each)[0] not in ("world", "shards"):
+            shared |= held & parts_of(open_items(each, data.root, data.split)[0], data.reads)
+    what = "questions" if data.reads == "questions" else "items"
+    return f"{len(shared):,} of the {len(held):,} {what} of {spec} in split {split!r}" if shared else ""
+
+
+Part = tuple[str, float | None, float | None, str]  # media, start, end, and a question where these are read
+
+
+def parts_of(items: Iterable[Item], reads: str) -> set[Part]:
+    asked = reads == "questions"
+    return {
+        (os.path.abspath(item.media), item.start, item.end, text)
+        for item in items
+        for text in ([question.text for question in item.questions] if asked else [""])
+    }

@@ -105,14 +105,20 @@ class Tokenizer:
                 f"{folder} has no vocab.txt and no tokenizer.json; give a model folder with one of them"
             )
         stored = read_table(file)
-        kind = stored.get("model", {}).get("type")
+        model = stored.get("model")
+        kind = model.get("type") if isinstance(model, dict) else None
         if kind != "WordPiece":
             raise ValueError(f"{file} holds a tokenizer of the type {kind}; omnivl reads WordPiece alone")
-        ids = {
-            **stored["model"]["vocab"],
-            **{token["content"]: token["id"] for token in stored.get("added_tokens", [])},
-        }
-        if sorted(ids.values()) != list(range(len(ids))):
+        try:
+            added = {token["content"]: token["id"] for token in stored.get("added_tokens", [])}
+            ids = {**stored["model"]["vocab"], **added}
+            numbers = sorted(ids.values())
+        except (KeyError, TypeError):
+            raise ValueError(
+                f"{file}: its vocabulary must be a table of tokens and their ids, and each of its added tokens have a "
+                "content and an id"
+            ) from None
+        if numbers != list(range(len(ids))) or not all(isinstance(token, str) for token in ids):
             raise ValueError(f"{file}: its ids are not the numbers from 0 to {len(ids) - 1}, each once")
         return cls(sorted(ids, key=ids.__getitem__))
 

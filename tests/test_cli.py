@@ -313,6 +313,23 @@ def test_a_folder_means_all_media_in_it_and_bad_ones_are_named(
     assert out.splitlines()[0].startswith(str(tmp_path / "b.PNG")) and "missing.jpg" in err and "Traceback" not in err
 
 
+def test_what_the_disk_does_not_give_and_what_is_damaged_is_told_in_a_line_each(tmp_path: Path, model: str) -> None:
+    (tmp_path / "a.png").symlink_to("/proc/self/mem")
+    cut = moving_gif(tmp_path / "cut.gif")
+    cut.write_bytes(cut.read_bytes()[:-60])
+    picture(tmp_path / "fine.png")
+    words = [sys.executable, "-m", "omnivl", "caption", str(tmp_path), "--model", model]
+    ran = subprocess.run(words, capture_output=True, text=True)
+    assert ran.returncode == 1 and [line.split("\t")[0] for line in ran.stdout.splitlines()] == [
+        str(cut),
+        str(tmp_path / "fine.png"),
+    ]
+    assert ran.stderr.splitlines() == [
+        f"omnivl: {cut}: cut short or damaged behind 5 frames",
+        f"omnivl: {tmp_path}/a.png: cannot be read (Input/output error)",
+    ]
+
+
 def test_the_model_may_come_from_the_environment(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -200,6 +200,23 @@ def test_a_folder_without_a_lower_casing_word_piece_tokenizer_is_refused(tokeniz
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokenizer\.json is not JSON"):
         Tokenizer.from_folder(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"model": null}')
+    with pytest.raises(ValueError, match="type None"):
+        Tokenizer.from_folder(tmp_path)
+    model = {"type": "WordPiece", "vocab": {"a": 0}}
+    for stored in (
+        {"model": {**model, "vocab": []}},
+        {"model": {**model, "vocab": {"a": "0", "b": 1}}},
+        {"model": {"type": "WordPiece"}},
+        {"model": model, "added_tokens": [{"id": 1}]},
+        {"model": model, "added_tokens": 5},
+        {"model": model, "added_tokens": ["[DEC]"]},
+    ):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
+        with pytest.raises(
+            ValueError, match=r"tokenizer\.json: its vocabulary must be a table of tokens and their ids"
+        ):
+            Tokenizer.from_folder(tmp_path)
     tokenizer.save(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
     with pytest.raises(ValueError, match="keeps capitals"):

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,11 @@ def add_precision(made: argparse.ArgumentParser) -> None:
         help="what matrices are multiplied in; bf16 is for CPUs that have instructions for it (default: fp16 on CUDA, "
         "else fp32)",
     )
+
+
+def plain_warnings() -> None:
+    """A line a warning, without the place in our source."""
+    warnings.formatwarning = lambda message, *rest: f"omnivl: {message}\n"
 
 
 def model_name(options: argparse.Namespace) -> str:

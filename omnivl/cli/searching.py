@@ -6,12 +6,11 @@ import json
 import logging
 import os
 import sys
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from omnivl.cli.common import add_device, add_precision, model_name, new_command, one_line
+from omnivl.cli.common import add_device, add_precision, model_name, new_command, one_line, plain_warnings
 from omnivl.cli.progress import Progress, moment
 from omnivl.config import ConfigError
 
@@ -99,11 +98,6 @@ def load_model(options: argparse.Namespace) -> Any:
     known = None if options.model else known_index(options.index)
     name = known.model if known else model_name(options)
     return load(name, device=options.device, precision=options.precision)
-
-
-def plain_warnings() -> None:
-    """A line a warning, without the place in our source."""
-    warnings.formatwarning = lambda message, *rest: f"omnivl: {message}\n"
 
 
 # --- index -----------------------------------------------------------------------------------------------------------
@@ -202,15 +196,14 @@ def search(options: argparse.Namespace) -> int:
         raise ConfigError("the query is empty: say what to look for")
     if options.folder and not Path(options.folder).is_dir():
         raise ConfigError(f"{options.folder} is not a folder")
-    model = load_model(options)
     failed = False
     if options.folder and not options.no_update:
-        opened = MediaIndex.build(options.folder, model, index=options.index, progress=Progress())
+        opened = MediaIndex.build(options.folder, load_model(options), index=options.index, progress=Progress())
         assert opened.report is not None
         tell(opened.report)
         failed = bool(opened.report.failed)
     else:
-        opened = MediaIndex.open(options.index, model)
+        opened = MediaIndex.open(options.index, options.model, device=options.device)
     query = Path(options.query) if is_file(options.query) else options.query
     if isinstance(query, str) and Path(query).suffix.lower() in IMAGE_EXTENSIONS | VIDEO_EXTENSIONS:
         print(f"omnivl: there is no file {one_line(query)}: it is searched for as a text", file=sys.stderr)
@@ -232,7 +225,7 @@ def search(options: argparse.Namespace) -> int:
 
 def row(result: Any) -> dict[str, Any]:
     values = dataclasses.asdict(result)
-    return {name: value for name, value in values.items() if value is not None and name != "id"}
+    return {name: value for name, value in values.items() if value is not None and name not in ("id", "content")}
 
 
 def span(result: Any) -> str:

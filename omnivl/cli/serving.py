@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import Any
 
-from omnivl.cli.common import new_command
+from omnivl.cli.common import new_command, plain_warnings
 from omnivl.cli.searching import add_index
 
 
@@ -27,6 +27,7 @@ def serve(options: argparse.Namespace) -> int:
         raise ModuleNotFoundError('serving needs FastAPI: pip install "omnivl[serve]"') from None
     from omnivl.inference.media_index import MediaIndex
 
+    plain_warnings()
     index = MediaIndex.open(options.index, options.model, device=options.device)
     run(index, options.host, options.port, options.token or os.environ.get("OMNIVL_TOKEN"))
     return 0

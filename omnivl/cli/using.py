@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from omnivl.cli.common import add_device, add_precision, as_json, model_name, new_command, one_line
+from omnivl.cli.common import add_device, add_precision, as_json, model_name, new_command, one_line, plain_warnings
 from omnivl.config import ConfigError
 
 
@@ -84,6 +84,7 @@ def each_media(
     from omnivl.inference.pipeline import load
     from omnivl.results import prepare_file
 
+    plain_warnings()
     span = (None, None) if options.at is None else part_of(options.at)
     paths = list(expand(options.media))
     if not paths:

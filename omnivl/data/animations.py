@@ -15,23 +15,21 @@ from PIL import Image
 
 from omnivl.data import gif
 from omnivl.data.clips import Clip, stacked, still, wanted, warn
-from omnivl.data.images import decode_image, opened, shown
+from omnivl.data.images import bad, decode_image, opened, shown
 from omnivl.data.sampling import Choice, Timeline
 
 ANIMATED = ("GIF", "PNG", "WebP", "AVIF")  # pictures that may move
 HURRY = 0.010  # seconds: delays up to this mean "unset", and last UNSET_DELAY as in browsers
 UNSET_DELAY = 0.100
+MAX_PIXELS_MOVING = 2**32  # of all frames together: about a minute of decoding
+MILLIONS = MAX_PIXELS_MOVING // 10**6
 
 
 def read_animation(file: BinaryIO, name: str, content: str, choices: Sequence[Choice]) -> list[Clip]:
     """The clips chosen from an animated picture by its own delays, each frame completed from the ones before."""
-    shown: list[float] = []
-    try:
-        for seconds in delays(file, content):
-            shown.append(seconds)
-    except Exception:  # a decoder's complaint about a damaged file can be of any type
-        if shown:
-            warn(name, f"cut short or damaged behind {len(shown)} frames")
+    shown, whole = lengths(file, name, content)
+    if shown and not whole:
+        warn(name, f"cut short or damaged behind {len(shown)} frames")
     while len(shown) > 1:
         times = [0.0, *itertools.accumulate(shown)]
         timeline = Timeline(name, times[:-1], times[-1])
@@ -54,9 +52,8 @@ def decode_animation(file: BinaryIO, name: str, content: str, indices: list[int]
     with opened(file, name, content) as image:
         try:
             if content == "GIF":
-                for index, frame in enumerate(itertools.islice(gif.frames(file), indices[-1] + 1)):
-                    if index in indices:
-                        frames[index] = np.asarray(frame)
+                for index, frame in gif.frames(file, indices):
+                    frames[index] = np.asarray(frame)
                 return frames
             first = 1 if getattr(image, "default_image", False) else 0
             for index in indices:
@@ -77,6 +74,26 @@ def moves(file: BinaryIO, content: str) -> bool:
         return len(list(itertools.islice(delays(file, content), 2))) > 1
     except Exception:  # what is damaged is told when it is decoded
         return False
+
+
+def lengths(file: BinaryIO, name: str, content: str) -> tuple[list[float], bool]:
+    """Seconds that each frame is shown, and whether the file is whole; where it is not, of the frames before.
+
+    Raises BadSample where all of them together have more than MAX_PIXELS_MOVING.
+    """
+    with opened(file, name, content) as image:
+        room = MAX_PIXELS_MOVING // (image.width * image.height)
+    shown: list[float] = []
+    try:
+        for seconds in delays(file, content):
+            shown.append(seconds)
+            if len(shown) > room:
+                break
+    except Exception:  # a decoder's complaint about a damaged file can be of any type
+        return shown, False
+    if len(shown) > room:
+        raise bad(name, f"more than {room} frames of this size: a moving picture may have {MILLIONS} million pixels")
+    return shown, True
 
 
 def delays(file: BinaryIO, content: str) -> Iterator[float]:

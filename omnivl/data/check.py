@@ -62,7 +62,7 @@ def check(data: str, root: Path | None, split: str, progress: Progress, *, num_w
     if name == "shards":
         annotations = of_shards(path)
     else:
-        annotations = FORMATS[name](Path(path).expanduser(), root, split, on_error="collect")
+        annotations = FORMATS[name](Path(os.path.expanduser(path)), root, split, on_error="collect")
     media: Counter[str] = Counter()
     problems = annotations.problems
     if num_workers is None:
@@ -137,7 +137,10 @@ def same_files(items: list[Item]) -> Iterator[Problem]:
     for size, files in by_size.items():
         first: dict[bytes, Path] = {}
         for file, item in files.items() if size and len(files) > 1 else ():
-            with file.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "blake2b").digest()
+            try:
+                with file.open("rb") as opened:
+                    digest = hashlib.file_digest(opened, "blake2b").digest()
+            except OSError:  # which has been told when it was looked at
+                continue
             if first.setdefault(digest, file) != file:
                 yield Problem("repeated media", item.key, f"{file} holds the same bytes as {first[digest]}")

@@ -7,11 +7,12 @@ The paper (OmniVL, arXiv 2209.07526) says nothing about files: all of this is ou
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 from PIL import Image
 
+from omnivl.data.animations import ANIMATED, lengths
 from omnivl.data.containers import Film
 from omnivl.data.files import Source, opened, recognised
 from omnivl.data.images import opened as opened_image
@@ -22,8 +23,8 @@ EPOCHS = 1971  # a year before it is a clock that was never set
 
 @dataclass(frozen=True)
 class Facts:
-    """`pixels` of a picture or frame; `duration` in seconds, as the container states it (None: it does not, or a
-    picture); `taken`, None where nothing tells."""
+    """`pixels` of a picture or frame; `duration` in seconds, as the container states it, else as its packets do or the
+    delays of a moving picture (None: a still); `taken`, None where nothing tells."""
 
     pixels: int
     duration: float | None
@@ -35,15 +36,31 @@ def read_facts(source: Source) -> Facts:
     with opened(source) as (file, name, path):
         medium, content = recognised(file, name)
         if medium == "image":
+            duration = moving_seconds(file, name, content) if content in ANIMATED else None
+            file.seek(0)
             with opened_image(file, name, content) as image:
-                return Facts(image.width * image.height, None, picture_date(image))
+                return Facts(image.width * image.height, duration, picture_date(image))
         try:
             with Film(path or file, name, content) as film:
                 stream, container = film.stream, film.container
-                duration = container.duration / av.time_base if container.duration else None
+                duration = container.duration / av.time_base if container.duration else packet_seconds(film)
                 return Facts(stream.width * stream.height, duration, video_date(dict(container.metadata)))
         except av.FFmpegError:
             return Facts(0, None, None)  # whoever decodes it says what is wrong
+
+
+def moving_seconds(file: BinaryIO, name: str, content: str) -> float | None:
+    shown, _ = lengths(file, name, content)
+    return sum(shown) if len(shown) > 1 else None
+
+
+def packet_seconds(film: Film) -> float:
+    """From the first to the end of the last packet by their timestamps; where they have none, by their number."""
+    ticks = [(packet.pts, packet.pts + (packet.duration or 0)) for packet in film.packets() if packet.pts is not None]
+    if ticks:
+        return float((max(end for _, end in ticks) - min(start for start, _ in ticks)) * film.time_base)
+    film.reopen()
+    return film.step * sum(packet.size > 0 for packet in film.packets())
 
 
 def picture_date(image: Image.Image) -> str | None:

@@ -202,7 +202,10 @@ def opened(source: Source) -> Iterator[tuple[BinaryIO, str, Path | None]]:
     if file is None:
         raise bad(name, "is a folder, not a file" if stat.S_ISDIR(mode) else "is not a regular file")
     with file:
-        yield file, name, path
+        try:
+            yield file, name, path
+        except OSError as error:  # of the disk: what a decoder says is no such error any more
+            raise bad(name, f"cannot be read ({error.strerror or error})") from error
 
 
 # --- finding files ---------------------------------------------------------------------------------------------------

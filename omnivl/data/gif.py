@@ -6,8 +6,9 @@ believed. This room knows no path; damage is an OSError or ValueError.
 """
 
 import io
+import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -50,6 +51,8 @@ def patches(file: BinaryIO) -> Iterator[Patch]:
                 data = file.read(1) + blocks(file)
                 if first:  # viewers enlarge a canvas that is too small for the first one
                     canvas = (max(canvas[0], left + width), max(canvas[1], top + height))
+                elif width * height > canvas[0] * canvas[1]:
+                    raise OSError("an image larger than the canvas")
                 picture = standalone(width, height, flags & INTERLACED, own, data)
                 clear = control[3] if control[0] & 1 else None
                 delay = int.from_bytes(control[1:3], "little") / 100
@@ -59,24 +62,29 @@ def patches(file: BinaryIO) -> Iterator[Patch]:
         raise OSError("cut short") from None
 
 
-def frames(file: BinaryIO) -> Iterator[Image.Image]:
-    """Every frame as shown: RGB, the whole canvas, each completed from those before."""
+def frames(file: BinaryIO, indices: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
+    """The frames of these numbers (ascending) as shown, each with its number: RGB, the whole canvas, completed from
+    those before."""
     canvas: Image.Image | None = None
-    for patch in patches(file):
+    chosen = set(indices)
+    for number, patch in enumerate(itertools.islice(patches(file), indices[-1] + 1)):
         if canvas is None:
             canvas = Image.new("RGBA", patch.canvas)
-        before = canvas.copy() if patch.disposal == RESTORE else canvas
+        (left, top), (width, height) = patch.place, patch.size
+        box = (left, top, left + width, top + height)
+        before = canvas.crop(box) if patch.disposal == RESTORE else None
         with Image.open(io.BytesIO(patch.picture), formats=["GIF"]) as image:
             image.load()
             opaque = np.asarray(image) != (-1 if patch.clear is None else patch.clear)
             canvas.paste(image.convert("RGB"), patch.place, Image.fromarray(opaque.astype(np.uint8) * 255))
-        white = Image.new("RGB", canvas.size, (255, 255, 255))
-        white.paste(canvas, mask=canvas.getchannel("A"))
-        yield white
-        if patch.disposal == CLEAR:
-            (left, top), (width, height) = patch.place, patch.size
-            canvas.paste((0, 0, 0, 0), (left, top, left + width, top + height))
-        canvas = before
+        if number in chosen:
+            white = Image.new("RGB", canvas.size, (255, 255, 255))
+            white.paste(canvas, mask=canvas.getchannel("A"))
+            yield number, white
+        if before is not None:
+            canvas.paste(before, box)
+        elif patch.disposal == CLEAR:
+            canvas.paste((0, 0, 0, 0), box)
     if canvas is None:
         raise OSError("no whole frame in it")
 

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageChops, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageCms, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from omnivl.data import gif
 from omnivl.data.sample import BadSample
@@ -31,6 +31,7 @@ try:
 except ImportError:
     pass
 
+PngImagePlugin.MAX_TEXT_CHUNK = 16 * 2**20  # bytes, unpacked: printers' profiles and editors' notes pass Pillow's 1 MiB
 Image.init()  # else Image.OPEN lists no format in a fresh process
 MAX_PIXELS = 178_956_970  # a picture above this is refused before decoding: as RGB it would fill half a gigabyte
 FORMATS = (  # no EPS, which runs programs, and nothing without a sure signature
@@ -63,7 +64,7 @@ def decode_image(file: BinaryIO, name: str, content: str) -> Image.Image:
     Raises BadSample where it cannot be decoded whole, or has more than MAX_PIXELS.
     """
     with opened(file, name, content) as image:
-        return next(gif.frames(file)) if content == "GIF" else shown(image)
+        return next(gif.frames(file, [0]))[1] if content == "GIF" else shown(image)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ the loader's business. This room knows no step, no rank and no model.
 """
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -316,36 +315,6 @@ def open_items(spec: str, root: str, split: str) -> tuple[Sequence[Item], Mappin
         return shards, shards.dropped
     found = FORMATS[name](Path(annotations).expanduser(), Path(root).expanduser() if root else None, split)
     return found.items, found.dropped
-
-
-def items_trained_on(spec: str, root: str, split: str, data: DataConfig) -> str:
-    """What of a split of FORMAT:ANNOTATIONS stands in a stage's data too, in words; "" where nothing does. An item is a
-    span of a file, of questions one of its questions. Raises ValueError as `open_source` does."""
-    name, _ = parted(spec)
-    alike = [each for each in data.sources if parted(each)[0] == name]
-    if name == "world":
-        return f"split {split!r} of the world" if alike and split == data.split else ""
-    if name == "shards":
-        return f"all of {spec}, which has no splits" if spec in alike else ""
-    held = parts_of(open_items(spec, root, split)[0], data.reads)
-    shared: set[Part] = set()
-    for each in data.sources:
-        if parted(each)[0] not in ("world", "shards"):
-            shared |= held & parts_of(open_items(each, data.root, data.split)[0], data.reads)
-    what = "questions" if data.reads == "questions" else "items"
-    return f"{len(shared):,} of the {len(held):,} {what} of {spec} in split {split!r}" if shared else ""
-
-
-Part = tuple[str, float | None, float | None, str]  # media, start, end, and a question where these are read
-
-
-def parts_of(items: Iterable[Item], reads: str) -> set[Part]:
-    asked = reads == "questions"
-    return {
-        (os.path.abspath(item.media), item.start, item.end, text)
-        for item in items
-        for text in ([question.text for question in item.questions] if asked else [""])
-    }
 
 
 def open_source(spec: str, data: DataConfig) -> Source:

@@ -81,7 +81,10 @@ def members(file: BinaryIO, size: int, tar: str) -> Iterator[Member]:
         kind, start = header[156:157], place + BLOCK
         extra = {**shared, **own}
         if kind not in b"LKxg":
-            length = 0 if kind in NO_DATA else int(extra.get("size", length))
+            stated = extra.get("size") or str(length)
+            if not re.fullmatch(r"[0-9]{1,20}", stated):
+                raise CutShort(f"damaged at byte {place:,}: a member of {stated[:20]!r} bytes")
+            length = 0 if kind in NO_DATA else int(stated)
         name = extra.get("path") or long_name or stated_name(header)
         if start + length > size:
             raise CutShort(f"cut short at byte {size:,}", name)

@@ -57,9 +57,14 @@ def below(folder: str | Path) -> tuple[bytes, bytes]:
     return prefix + b"/", prefix + b"0"  # the byte after "/"
 
 
+def folder_here(folder: str) -> Path | None:
+    """The folder of this machine that is meant; None where there is none: then it is a name, which many may have."""
+    path = resolve(Path(os.path.expanduser(folder)).absolute())
+    return path if os.path.isdir(path) else None  # also where it is too long for a path
+
+
 def in_folder(folder: str) -> tuple[str, list[Any]]:
-    path = resolve(Path(folder).expanduser().absolute())
-    if path.is_dir():
+    if path := folder_here(folder):
         return "files.path >= ? AND files.path < ?", list(below(path))
     return "instr(files.path, ?) > 0", [b"/" + os.fsencode(folder).strip(b"/") + b"/"]
 

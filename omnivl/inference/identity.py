@@ -18,7 +18,7 @@ SHORTEST = 0.05  # seconds of a window or a stride: below the time of a frame th
 def default_folder() -> Path:
     """OMNIVL_INDEX, else omnivl/index where the user's data live."""
     if named := os.environ.get("OMNIVL_INDEX"):
-        return Path(named).expanduser()
+        return Path(os.path.expanduser(named))
     return data_folder() / "index"
 
 

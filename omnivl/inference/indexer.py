@@ -110,7 +110,7 @@ def roots_of(folders: Sequence[str | Path], known: Sequence[str]) -> tuple[list[
         if is_url(str(folder)):
             roots.append(spelt(str(folder)))
             continue
-        root = str(resolve(Path(folder).expanduser().absolute()))
+        root = str(resolve(Path(os.path.expanduser(folder)).absolute()))
         if os.path.isdir(root) or root in known:
             roots.append(root)
         else:

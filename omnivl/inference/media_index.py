@@ -12,9 +12,10 @@ import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class Result:
     end: float | None
     id: int  # of the file in the index
     similarity: float | None = None  # the cosine, where the score is another one: both say where it stands
+    content: str = field(default="", repr=False)  # another one where the index has other bytes of this file
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ class MediaIndex:
             return Found(candidates)
         started = time.monotonic()
         head, tail = candidates[:rerank], candidates[rerank:]
-        logs = self.matcher.log_probabilities(text, [Candidate((r.id, r.start), r.path, r.start, r.end) for r in head])
+        logs = self.matcher.log_probabilities(text, [candidate(r) for r in head])
         temperature = float(self.pipeline.model.temperature.detach().clamp(0.001, 0.5))
         judged = [(p + r.score / temperature, p, r) for p, r in zip(logs, head, strict=True) if p is not None]
         judged.sort(key=lambda one: -one[0])
@@ -238,7 +240,10 @@ class MediaIndex:
         """The nearest `count` files that are still there."""
         if isinstance(self.store, Collection):
             hits = self.store.nearest(vector, count, filters)
-            return [Result(hit.path, hit.kind, hit.score, "cosine", hit.start, hit.end, hit.file) for hit in hits]
+            return [
+                Result(hit.path, hit.kind, hit.score, "cosine", hit.start, hit.end, hit.file, content=hit.key)
+                for hit in hits
+            ]
         vectors, rows, files, allowed = self.select(filters)
         results: dict[int, Result] = {}
         asked = 0
@@ -255,17 +260,17 @@ class MediaIndex:
         return list(results.values())[:count]
 
     def result(self, file: int, row: int, score: float) -> Result | None:
-        """None where the file has been deleted, or was another one when it was looked at."""
+        """None where there is no such file any more, or the index no longer has this row of it."""
         assert isinstance(self.store, Store)
         found = self.store.execute(
-            "SELECT path, kind, start, windows.end FROM files JOIN contents ON contents.id = files.content "
+            "SELECT path, kind, start, windows.end, hash FROM files JOIN contents ON contents.id = files.content "
             "JOIN windows ON windows.content = contents.id WHERE files.id = ? AND row = ?",
             (file, row),
         )
         if not found or not (is_url(os.fsdecode(found[0][0])) or os.path.isfile(found[0][0])):
             return None
-        path, kind, start, end = found[0]
-        return Result(os.fsdecode(path), kind, score, "cosine", start, end, file)
+        path, kind, start, end, digest = found[0]
+        return Result(os.fsdecode(path), kind, score, "cosine", start, end, file, content=digest.hex())
 
     def select(self, filters: Filters) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Vectors, the rows and files that may be found, and each of these rows once; kept until the index changes."""
@@ -283,10 +288,22 @@ class MediaIndex:
         assert isinstance(self.store, Store)
         state, kept = (getattr(vectors, "filename", None), len(vectors)), self._searcher
         if kept is None or kept[0] != state:
-            exact = self.store.description.settings.backend == "exact"
-            made = Exact(vectors) if exact else Graph(vectors, grow_graph(graph_path(self.store), vectors, keep=False))
-            self._searcher = kept = state, made
+            self._searcher = kept = state, self.new_searcher(vectors)
         return kept[1]
+
+    def new_searcher(self, vectors: np.ndarray) -> Searcher:
+        assert isinstance(self.store, Store)
+        if self.store.description.settings.backend == "exact":
+            return Exact(vectors)
+        try:
+            return Graph(vectors, grow_graph(graph_path(self.store), vectors, keep=False))
+        except ValueError as error:
+            warnings.warn(f"{error}; until then every vector is looked at", stacklevel=2)
+            return Exact(vectors)
+
+
+def candidate(result: Result) -> Candidate:
+    return Candidate((result.content, result.id, result.start), result.path, result.start, result.end)
 
 
 def graph_path(store: Store) -> Path:

@@ -24,8 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from omnivl.data.media import resolve
-from omnivl.inference.filters import Filters, below, start_of
+from omnivl.inference.filters import Filters, below, folder_here, start_of
 from omnivl.inference.identity import data_folder, default_folder
 from omnivl.inference.search import EXPLORE
 from omnivl.inference.store import Description, Settings, read_description
@@ -44,6 +43,7 @@ NONE = -1.0  # seconds, where a picture has none
 class Hit:
     """A window of a file that was found; `start` and `end` in seconds, None for a picture."""
 
+    key: str  # of all that its row says
     file: int
     path: str
     kind: str
@@ -56,14 +56,14 @@ def located(index: str | Path | None) -> tuple[Path, str | None]:
     """The folder of an index, and where it is searched in Milvus the address; None: OMNIVL_INDEX, else the default."""
     named = str(index or os.environ.get("OMNIVL_INDEX", ""))
     if not named.startswith(PREFIX):
-        return (default_folder() if index is None else Path(index).expanduser()), None
+        return (default_folder() if index is None else Path(os.path.expanduser(index))), None
     uri = named.removeprefix(PREFIX)
     if re.match(r"https?://[^/]", uri):
         address = shown(uri).partition("://")[2]
         return data_folder() / f"milvus-{re.sub(r'[^0-9A-Za-z.]+', '-', address).strip('-')}", uri
     if "://" in uri or not uri.endswith(".db"):
         raise ValueError(f"{named} is neither milvus:FILE.db nor milvus:http://HOST:PORT")
-    path = Path(uri).expanduser().absolute()
+    path = Path(os.path.expanduser(uri)).absolute()
     return path.with_name(f"{path.name}.catalogue"), str(path)
 
 
@@ -214,7 +214,7 @@ class Collection:
                 data=[vector.astype(np.float32).tolist()],
                 limit=k,
                 filter=expression(filters),
-                output_fields=["file", "path", "kind", "start", "end"],
+                output_fields=["id", "file", "path", "kind", "start", "end"],
                 search_params={"params": {"ef": max(EXPLORE, 2 * k)}} if graph else {},
                 timeout=PATIENCE,
             )
@@ -222,7 +222,7 @@ class Collection:
         for hit in found:
             row = hit["entity"]
             start, end = (None if row[name] == NONE else row[name] for name in ("start", "end"))
-            hits.append(Hit(row["file"], row["path"], row["kind"], start, end, float(hit["distance"])))
+            hits.append(Hit(row["id"], row["file"], row["path"], row["kind"], start, end, float(hit["distance"])))
         return hits
 
 
@@ -245,8 +245,7 @@ def expression(filters: Filters) -> str:
 
 def in_folder(folder: str) -> str:
     """A folder of this machine and all in it, or the name of one anywhere, as in `omnivl.inference.filters`."""
-    path = resolve(Path(folder).expanduser().absolute())
-    if path.is_dir():
+    if path := folder_here(folder):
         first, last = (edge.decode("utf-8", "replace") for edge in below(path))
         return f"path >= {quoted(first)} and path < {quoted(last)}"
     name = re.sub(r"([%_\\])", r"\\\1", folder.strip("/"))

@@ -147,7 +147,9 @@ class Pipeline:
         if len(names) < 2 or not all(name.strip() for name in names):
             raise ValueError(f"there must be at least two labels, none of them empty, got {', '.join(names)}")
         by_head = labels is None and not zero_shot
-        vectors = {} if by_head else {medium: self._class_vectors(names, medium) for medium in BATCH}
+        loaded = self._load(media)
+        media_seen = set() if by_head else {item.medium for item in loaded}
+        vectors = {medium: self._class_vectors(names, medium) for medium in media_seen}
         temperature = self.model.temperature.clamp(0.001, 0.5)
 
         def tell(tokens: Tensor, embed: Tensor, medium: str) -> list[list[Label]]:
@@ -162,7 +164,8 @@ class Pipeline:
                 for row in zip(order.tolist(), values.tolist(), strict=True)
             ]
 
-        return self._each(media, tell)
+        results = self._run(loaded, tell)
+        return results if is_many(media) else results[0]
 
     def _class_vectors(self, names: Sequence[str], medium: str) -> Tensor:
         """(labels, E) unit vectors: each the mean of its prompts'."""
@@ -284,10 +287,6 @@ class Pipeline:
         for number, (item, _) in enumerate(pairs):
             groups.setdefault(tokens[item].shape, []).append(number)
         return list(groups.values())
-
-    def _each(self, media: Any, act: Callable[[Tensor, Tensor, str], list[T]]) -> Any:
-        results = self._run(self._load(media), act)
-        return results if is_many(media) else results[0]
 
     def _run(self, loaded: list[Loaded], act: Callable[[Tensor, Tensor, str], list[T]]) -> list[T]:
         """Encode in batches and act on each; results in the order of `loaded`."""

@@ -105,11 +105,16 @@ def import_faiss() -> Any:
 
 def grow_graph(path: Path, vectors: np.ndarray, *, keep: bool) -> Any:
     """The graph in `path` with the rows that it lacks; none there: a new one. Written back, whole or not at all, where
-    `keep`. Raises ModuleNotFoundError without faiss."""
+    `keep`, and then a damaged one is made anew. Raises ModuleNotFoundError without faiss; ValueError for a damaged one
+    that is not kept."""
     faiss, graph = import_faiss(), None
     if path.exists():
-        graph = faiss.read_index(str(path))
-        if graph.ntotal > len(vectors):  # of a run whose last rows did not come to count
+        try:
+            graph = faiss.read_index(str(path))
+        except (RuntimeError, MemoryError) as error:  # what faiss raises for a file that is damaged
+            if not keep:
+                raise ValueError(f"{path} is damaged: `omnivl index` makes it anew") from error
+        if graph is not None and graph.ntotal > len(vectors):  # of a run whose last rows did not come to count
             graph = None
     if graph is None:
         graph = faiss.IndexHNSWFlat(vectors.shape[1], NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)

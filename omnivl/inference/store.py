@@ -18,15 +18,16 @@ import os
 import shlex
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from omnivl.config import read_json
+from omnivl.config import ConfigError, from_dict, read_json
+from omnivl.inference.owned import KEYED, check_free, removal
 
 LOOKS = 100  # at a file of vectors that a writer may just have replaced
 
@@ -80,17 +81,21 @@ class Description:
 def read_description(folder: Path) -> Description | None:
     """None where there is no index yet. Raises ValueError where it is damaged or of another version."""
     path = folder / "index.json"
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: an index is a folder")
     if not path.exists():
         return None
     found = read_json(path)
     try:
         version = found["format_version"]
         if version == FORMAT:
-            settings = Settings(**found["settings"])
-            return Description(found["model"], found["fingerprint"], found["embed_dim"], settings)
-    except (KeyError, TypeError):
-        raise ValueError(f"{path} is not the description of an index: remove {folder} and index again") from None
-    raise ValueError(f"{path} has format version {version!r}, wanted {FORMAT}: remove {folder} and index again")
+            return from_dict(Description, {field.name: found[field.name] for field in fields(Description)})
+        told = f"has format version {version!r}, wanted {FORMAT}"
+    except (KeyError, TypeError, ConfigError):
+        told = "is damaged"
+    if not any(KEYED.fullmatch(beside.name) for beside in folder.iterdir()):
+        raise ValueError(f"{path} is not the description of an index: choose another folder as --index")
+    raise ValueError(f"{path} {told}: index again after `{removal(folder)}`")
 
 
 class Store:
@@ -105,7 +110,9 @@ class Store:
 
     def open(self) -> None:
         if not self.path.exists():
-            raise ValueError(f"{self.folder} is not whole: {self.path.name} is missing; remove it and index again")
+            raise ValueError(
+                f"{self.folder} is not whole, {self.path.name} is missing: index again after `{removal(self.folder)}`"
+            )
         self.connection = sqlite3.connect(self.path, check_same_thread=False, timeout=30, isolation_level=None)
         self.execute("PRAGMA query_only = ON")
 
@@ -117,10 +124,10 @@ class Store:
         try:
             with self.lock:
                 return self.connection.execute(statement, values).fetchall()
-        except sqlite3.OperationalError as error:
-            raise ValueError(f"{self.path}: {error}") from error
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"{self.path} is damaged ({error}): remove {self.folder} and index again") from error
+            if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
+                raise ValueError(f"{self.path}: {error}") from error
+            raise ValueError(f"{self.path} is damaged ({error}): index again after `{removal(self.folder)}`") from error
 
     def meta(self, name: str) -> Any:
         return self.execute("SELECT value FROM meta WHERE name = ?", (name,))[0][0]
@@ -146,7 +153,7 @@ class Store:
 
     def remedy(self) -> str:
         made = shlex.join(["--index", str(self.folder), "--model", self.description.model, *self.roots()])
-        return f"make the index anew with `rm -r {shlex.quote(str(self.folder))} && omnivl index {made}`"
+        return f"make the index anew with `{removal(self.folder)} && omnivl index {made}`"
 
     @property
     def row_bytes(self) -> int:
@@ -164,7 +171,10 @@ class Store:
                         raise
                 finally:
                     self.execute("COMMIT")
-        raise ValueError(f"{self.folder / self.meta('vectors')} is gone: {self.remedy()}")
+        raise self.gone()
+
+    def gone(self) -> ValueError:
+        return ValueError(f"{self.folder / self.meta('vectors')} is gone: {self.remedy()}")
 
     def changes(self) -> int:
         """A number that is another one when another process has written."""
@@ -192,6 +202,8 @@ class Writer(Store):
     """An index open for writing: made where there is none, refused where another process writes to it."""
 
     def __init__(self, folder: Path, description: Description) -> None:
+        if read_description(folder) is None:
+            check_free(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.lock_file = open(folder / ".lock", "w")  # noqa: SIM115 (held until close)
@@ -222,7 +234,10 @@ class Writer(Store):
         known = read_description(self.folder)
         if known is None or (known.key == self.description.key and known != self.description):
             self.publish()
-        self.check_size(self.meta("vectors"), self.meta("rows"))  # else it would grow by zeros
+        try:
+            self.check_size(self.meta("vectors"), self.meta("rows"))  # else it would grow by zeros
+        except FileNotFoundError:
+            raise self.gone() from None
         self.file = open(self.folder / self.meta("vectors"), "ab", buffering=0)  # noqa: SIM115
         self.file.truncate(self.meta("rows") * self.row_bytes)
 
@@ -281,7 +296,7 @@ class Writer(Store):
             self.execute("UPDATE meta SET value = ? WHERE name = 'vectors'", (name,))
         self.file.close()
         self.file = open(self.folder / name, "ab", buffering=0)  # noqa: SIM115
-        self.remove(lambda path: path.startswith(Path(old).stem))
+        self.remove(lambda path: Path(path).stem == Path(old).stem)
 
     def publish(self) -> None:
         """Make this the index that readers open, and remove one of another model or other settings."""
@@ -290,9 +305,10 @@ class Writer(Store):
         temporary.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(temporary, self.folder / "index.json")
         key = self.description.key
-        self.remove(lambda name: name.startswith(("media-", "vectors-")) and key not in name)
+        self.remove(lambda name: key not in name)
 
-    def remove(self, chosen: Any) -> None:
+    def remove(self, chosen: Callable[[str], bool]) -> None:
+        """Of the files that are named by a key, those that are chosen."""
         for path in self.folder.iterdir():
-            if chosen(path.name):
+            if KEYED.fullmatch(path.name) and chosen(path.name):
                 path.unlink()

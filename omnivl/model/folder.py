@@ -14,7 +14,7 @@ import torch
 
 from omnivl.config import ModelConfig, read_json
 from omnivl.model.omnivl import OmniVL, load_model, read_settings, save_weights
-from omnivl.tokenizer import Tokenizer
+from omnivl.tokenizer import Tokenizer, read_table
 
 CARD = """---
 library_name: omnivl
@@ -135,7 +135,7 @@ def read_config(folder: Path) -> ModelConfig:
         hint = f"; did you mean {nearby}?" if (nearby / "config.json").exists() else ""
         raise ValueError(f"{folder} is not a model folder: it has no config.json{hint}")
     settings = read_json(folder / "config.json")
-    if "stages" in settings:
+    if isinstance(settings, dict) and "stages" in settings:
         raise ValueError(f"{folder} is a run folder, not a model folder; did you mean {folder / 'model'}?")
     return read_settings(settings, folder / "config.json")[0]
 
@@ -160,7 +160,7 @@ def check_preprocessing(folder: Path, config: ModelConfig) -> None:
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return
-    said, ours = read_json(path), preprocessing(config)
+    said, ours = read_table(path), preprocessing(config)
     wrong = [name for name, value in ours.items() if said.get(name, value) != value]
     if wrong:
         raise ValueError(

@@ -35,7 +35,7 @@ def local_folder(name: str | Path, *, files: Sequence[str] = MODEL_FILES, **hub:
     """
     if not str(name).strip():
         raise ValueError("a model without a name was asked for: give a folder, or a hub repository such as user/name")
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.exists() or not HUB_ID.fullmatch(str(name)) or FILE.fullmatch(str(name)):
         return path
     from huggingface_hub import snapshot_download

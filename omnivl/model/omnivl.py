@@ -314,7 +314,20 @@ def read_settings(settings: Any, where: Path) -> tuple[ModelConfig, dict[str, An
             f"{where} has format version {version!r}, wanted {FORMAT_VERSION}: use a version of omnivl that reads it"
         )
     extra = {key: value for key, value in settings.items() if key not in ("format_version", "model")}
-    return from_dict(ModelConfig, settings["model"], where="model"), extra
+    for name in ("labels", "origin"):
+        value = extra.get(name, [])
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise ConfigError(f'{where} has {value!r} as "{name}", wanted a list of texts')
+    config = from_dict(ModelConfig, settings["model"], where="model")
+    for part in ("vision", "text"):
+        for name, size in dataclasses.asdict(getattr(config, part)).items():
+            if isinstance(size, int) and size < 1:
+                raise ConfigError(f"{where}: model.{part}.{name} is {size}, wanted 1 or more")
+    if config.embed_dim < 1 or not min(config.std) > 0:
+        raise ConfigError(
+            f"{where}: model.embed_dim is {config.embed_dim}, model.std {config.std}: all must be above 0"
+        )
+    return config, extra
 
 
 def load_weights(model: OmniVL, weights: Mapping[str, Tensor], where: str) -> None:

@@ -5,7 +5,7 @@ neither bank nor momentum encoders. Axes: B rows, I items, C copies, T frames, S
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -135,14 +135,22 @@ def spread_of_texts(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def fit(
-    model: OmniVL, tokenizer: Tokenizer, upper: Upper, stage: Steps, corpora: Sequence[Corpus], *, seed: int
+    model: OmniVL,
+    tokenizer: Tokenizer,
+    upper: Upper,
+    stage: Steps,
+    corpora: Sequence[Corpus],
+    *,
+    seed: int,
+    lower_texts: Callable[[OmniVL, Tokenizer, Sequence[str], int], tuple[Tensor, Tensor]] = cached_texts,
 ) -> list[float]:
-    """Train in place; gives the loss of every step. A step goes through each corpus once."""
+    """Train in place; gives the loss of every step. A step goes through each corpus once. `lower_texts` may have the
+    texts' tokens already."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     model.eval()
     vocabulary = list(dict.fromkeys(text for corpus in corpora for text in corpus.texts()))
-    states, mask = cached_texts(model, tokenizer, vocabulary, upper.text)
+    states, mask = lower_texts(model, tokenizer, vocabulary, upper.text)
     place = {text: number for number, text in enumerate(vocabulary)}
     picture_spread = stage.noise * spread_of_pictures(corpora[0])
     text_spread = stage.text_noise * spread_of_texts(states, mask)

@@ -8,7 +8,8 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot
 
-from studies.paradigms.numbers import CLIPS, PICTURES, Study, difference, of_run
+from studies.paradigms.mini_page import ACTIONS, DRAWINGS, FOLDER
+from studies.paradigms.numbers import CLIPS, PICTURES, Measure, Study, difference, of_run
 from studies.paradigms.plan import BUDGETS, grown
 
 OURS = "decoupled_joint"
@@ -22,7 +23,11 @@ def draw(study: Study, folder: Path, titles: Mapping[str, str], claims: Mapping[
     for file, end in (("compute", ""), ("exposure", "_exposure")):
         rivals = {name: f"{name}{end}" for name in titles if name != OURS}
         if study.seeds(OURS) and any(map(study.seeds, rivals.values())):
-            draw_media(study, folder / f"{file}.svg", rivals, titles)
+            draw_media(study, folder / f"{file}.svg", rivals, titles, (PICTURES, CLIPS))
+    mini = Study(folder / FOLDER)
+    if mini.seeds(OURS):
+        rivals = {name: name for name in titles if name != OURS}
+        draw_media(mini, folder / "mini.svg", rivals, titles, (DRAWINGS, ACTIONS))
     there = [run for run in claims if study.seeds(run, OURS)]
     if there:
         draw_claims(study, folder / "claims.svg", {run: claims[run] for run in there})
@@ -35,12 +40,15 @@ def save(path: Path) -> None:
     pyplot.close()
 
 
-def draw_media(study: Study, path: Path, rivals: Mapping[str, str], titles: Mapping[str, str]) -> None:
+def draw_media(
+    study: Study, path: Path, rivals: Mapping[str, str], titles: Mapping[str, str], across_up: tuple[Measure, Measure]
+) -> None:
     """A small point a seed, a large one for their mean: clips against pictures."""
+    first, second = across_up
     pyplot.figure(figsize=(5.2, 4.0))
     for (name, run), colour in zip({OURS: OURS, **rivals}.items(), COLOURS, strict=True):
         seeds = study.seeds(run)
-        across, up = of_run(study, run, PICTURES, seeds), of_run(study, run, CLIPS, seeds)
+        across, up = of_run(study, run, first, seeds), of_run(study, run, second, seeds)
         if across and up:
             pyplot.scatter(across.by_seed, up.by_seed, s=14, color=colour, alpha=0.5, linewidths=0)
             errors = [[[each.mean - each.low], [each.high - each.mean]] for each in (across, up)]
@@ -48,13 +56,13 @@ def draw_media(study: Study, path: Path, rivals: Mapping[str, str], titles: Mapp
                 across.mean, up.mean, xerr=errors[0], yerr=errors[1], fmt="o", color=colour, ms=6, lw=1,
                 label=titles[name],
             )  # fmt: skip
-    floors = study.floor_value(PICTURES), study.floor_value(CLIPS)
+    floors = study.floor_value(first), study.floor_value(second)
     if all(floors):
         pyplot.plot(*([floor] for floor in floors), "x", color="grey", label="pixel neighbour")
-    pyplot.xlabel(PICTURES.title)
-    pyplot.ylabel(CLIPS.title)
-    pyplot.xlim(0, 1)
-    pyplot.ylim(0, 1)
+    pyplot.xlabel(first.title)
+    pyplot.ylabel(second.title)
+    pyplot.xlim(0, 1 if study.floor else None)  # far from 1 where nothing is easy
+    pyplot.ylim(0, 1 if study.floor else None)
     pyplot.legend()
     save(path)
 

@@ -18,6 +18,7 @@ from studies.paradigms.floor import FLOOR
 from studies.paradigms.measure import WHOLE
 
 DRAWS, SEED = 2000, 0
+PROBES = "probe"  # folder of what was measured of the models later
 
 
 class Key(NamedTuple):
@@ -59,8 +60,10 @@ class Study:
     """All results files of a folder."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.files: dict[tuple[str, int], dict[str, Any]] = {}
         self.floor: dict[str, Any] | None = None
+        self.probe_seconds = 0.0
         for path in sorted(folder.glob("*.json")):
             told = read_json(path)
             if told.get("name") == FLOOR:
@@ -68,6 +71,10 @@ class Study:
             elif "seed" in told:
                 self.files[told["name"], told["seed"]] = told
         self.rows = {place: by_key(told) for place, told in self.files.items()}
+        for told in map(read_json, sorted((folder / PROBES).glob("*.json"))):
+            if (place := (told["name"], told["seed"])) in self.rows:
+                self.rows[place] |= by_key(told)
+                self.probe_seconds += sum(told["cpu_seconds"].values())
         self.floor_rows = by_key(self.floor) if self.floor else {}
 
     def seeds(self, name: str, *others: str) -> list[int]:
@@ -82,9 +89,15 @@ class Study:
         return np.stack([items for items in found if items is not None]) if found and found[0] is not None else None
 
     def floor_value(self, measure: Measure) -> float | None:
-        """Of the pixel neighbour, who neither reranks nor is finetuned."""
+        """Of the pixel neighbour, who neither reranks nor is finetuned, and classifies in one way."""
         plain = [
-            part._replace(k=0, finetuned=False, metric=part.metric.removeprefix("match_")) for part in measure.parts
+            part._replace(
+                task="classify" if part.task == "probe" else part.task,
+                metric=part.metric.removeprefix("match_"),
+                k=0,
+                finetuned=False,
+            )
+            for part in measure.parts
         ]
         items = items_of(self.floor_rows, replace(measure, parts=tuple(plain)))
         return None if items is None else float(items.mean())
@@ -98,7 +111,7 @@ class Study:
 
     def cpu_seconds(self) -> float:
         files = [*self.files.values(), *filter(None, [self.floor])]
-        return sum(sum(told["cpu_seconds"].values()) for told in files)
+        return self.probe_seconds + sum(sum(told["cpu_seconds"].values()) for told in files)
 
 
 def by_key(told: dict[str, Any]) -> dict[Key, dict[str, Any]]:
@@ -113,7 +126,12 @@ def items_of(rows: dict[Key, dict[str, Any]], measure: Measure) -> np.ndarray | 
     found = [rows.get(part) for part in measure.parts]
     if not all(found):
         return None
-    return np.mean([np.array(row["items"].split(), dtype=np.float64) for row in found if row], axis=0)
+    return np.mean([scores(row["items"]) for row in found if row], axis=0)
+
+
+def scores(items: str) -> np.ndarray:
+    """(N,) of a row's text: a digit each, or numbers between blanks."""
+    return np.array(items.split() if " " in items else list(items), dtype=np.float64)
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------

@@ -1,17 +1,17 @@
 """The page of the study, written from its results files and nothing else; what was not run is named on it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from omnivl.model.folder import write_text
 from studies.paradigms import figures
+from studies.paradigms.cells import cell, gap, listed, number, sentence, table, verdict, verdicts
 from studies.paradigms.cost import clip_cost
 from studies.paradigms.measure import ONE, SHUFFLED
+from studies.paradigms.mini_page import mini_section
 from studies.paradigms.numbers import CLIPS, PICTURES, Measure, Study, Told, difference, of_run, told
 from studies.paradigms.plan import BUDGETS, CLAIMS, Size, grown, jobs
 from studies.paradigms.words import ABOUT, INTRODUCTION, LEFT_OUT, MEASURES, OURS, RIVALS, SHOWN, TITLES
 
-NOTHING = "–"  # where a measure is not for what stands in the column
 MEDIA = {"pictures": PICTURES, "clips": CLIPS}
 CONTROLS = ("chance", "pixel neighbour", "one frame", "shuffled frames")
 
@@ -45,7 +45,7 @@ class Page:
         self.claims()
         self.reranking()
         self.growth()
-        self.add(self.costs(), LEFT_OUT)
+        self.add(*mini_section(self.study.folder), self.costs(), LEFT_OUT)
         return "\n\n".join(part.strip("\n") for part in self.parts) + "\n"
 
     # --- what there is ---
@@ -95,7 +95,7 @@ class Page:
             return
         image = "paradigms/exposure.svg" if end else "paradigms/compute.svg"
         self.add(f"![{title}: pictures and clips]({image})")
-        self.add(self.verdict(there, end))
+        self.add(verdicts(study, {TITLES[name]: f"{name}{end}" for name in there}, MEDIA))
         runs = {OURS: OURS} | {name: f"{name}{end}" for name in RIVALS}
         for heading, measures in MEASURES.items():
             head = ["", *(TITLES[name] for name in runs), *CONTROLS]
@@ -114,20 +114,6 @@ class Page:
             for measure in (PICTURES, CLIPS, *(each for many in MEASURES.values() for each in many))
         ]
         self.add("### Paired differences", table(head, rows))
-
-    def verdict(self, there: Sequence[str], end: str) -> str:
-        """One sentence a medium, made from the differences."""
-        said = []
-        for noun, measure in MEDIA.items():
-            found: dict[str, list[str]] = {}
-            for name in there:
-                gained = difference(self.study, OURS, f"{name}{end}", measure)
-                if gained:
-                    seeds = f", {len(gained.by_seed)} seed{'s' * (len(gained.by_seed) > 1)}"
-                    found.setdefault(gained.verdict, []).append(f"{TITLES[name]} ({gained.mean:+.3f}{seeds})")
-            parts = [f"{verdict} against {listed(names)}" for verdict, names in sorted(found.items(), reverse=True)]
-            said.append(f"on {noun} {'; '.join(parts)}")
-        return verdict(". ".join(map(sentence, said)))
 
     def cell(self, run: str, measure: Measure) -> str:
         """What a run has on all of its seeds."""
@@ -233,50 +219,6 @@ def at_depth(measure: Measure, k: int) -> Measure:
 
 def mean_of(found: Told | None) -> float:
     return found.mean if found else 0.0
-
-
-def verdict(said: str) -> str:
-    return f"**Verdict.** {said}."
-
-
-def sentence(said: str) -> str:
-    return said[:1].upper() + said[1:]
-
-
-# --- cells -----------------------------------------------------------------------------------------------------------
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def number(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.3f}"
-
-
-def cell(found: Told | None) -> str:
-    if found is None:
-        return NOTHING
-    return f"{found.mean:.3f}{spread(found)} [{found.low:.3f}, {found.high:.3f}]"
-
-
-def gap(found: Told | None) -> str:
-    """A difference, bold where its verdict is one."""
-    if found is None:
-        return NOTHING
-    mean = f"{found.mean:+.3f}" if found.verdict == "not shown" else f"**{found.mean:+.3f}**"
-    return f"{mean}{spread(found)} [{found.low:+.3f}, {found.high:+.3f}]"
-
-
-def spread(found: Told) -> str:
-    return "" if found.spread is None else f" ± {found.spread:.3f}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """a, b and c."""
-    *others, last = names or ["none"]
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def write_page(results: Path, size: Size) -> Path:

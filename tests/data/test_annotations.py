@@ -136,13 +136,16 @@ def test_paths_start_at_the_manifest_or_at_the_root(tmp_path: Path) -> None:
 
 
 def test_only_rows_of_the_split_are_read(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"media": "a.jpg", "caption": "x", "split": "test"},
         {"media": "b.jpg", "caption": "y"},
         {"media": "c.jpg", "caption": "y", "split": None},
         {"media": "d.jpg", "caption": "y", "split": "train"},
     ]
     assert [item.media.name for item in read(tmp_path, *rows).items] == ["b.jpg", "c.jpg", "d.jpg"]
+    for split in ("validation", "val", "valid"):
+        held = [{**rows[0], "split": "val"}, {**rows[3], "split": "validation"}, rows[0]]
+        assert [item.media.name for item in read(tmp_path, *held, split=split).items] == ["a.jpg", "d.jpg"]
     assert refused(tmp_path, rows[0], rows[0]) == "FILE holds no items of split 'train': 2 of split 'test'"
 
 
@@ -208,6 +211,14 @@ def test_what_is_wrong_is_collected_when_asked_and_all_else_is_read(tmp_path: Pa
         ('{"media": "a.jpg", "caption": "x", "split": 1}', 'line 2: "split" must be a text, got 1'),
         ('{"media": "a.jpg", "question": 1}', 'line 2: "question" must be a text, got 1'),
         ('{"media": "a.jpg", "caption": "x", "start": -1}', 'line 2: "start" must be seconds from 0, got -1'),
+        (
+            f'{{"media": "a.jpg", "caption": "x", "start": {"9" * 400}}}',
+            f'line 2: "start" must be seconds from 0, got {"9" * 60}',
+        ),
+        (
+            f'{{"media": "a.jpg", "question": "q", "answer": {{"y": {"9" * 400}}}}}',
+            'line 2: "answer" must be a text, a list of',
+        ),
         ('{"media": "a.jpg", "caption": "x", "start": NaN}', 'line 2: "start" must be seconds from 0, got nan'),
         ('{"media": "a.jpg", "caption": "x", "end": Infinity}', 'line 2: "end" must be seconds from 0, got inf'),
         ('{"media": "a.jpg", "caption": "x", "end": "1:20"}', 'line 2: "end" must be seconds from 0, got 1:20'),

@@ -372,6 +372,27 @@ def test_questions_of_one_clip_are_one_item(tmp_path: Path) -> None:
         assert (item.media, item.questions, item.captions) == (tmp_path / medium, asked, ())
 
 
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"answer": 5}, '"answer" must be a text, got 5'),
+        ({"answer": None}, '"answer" must be a text, got None'),
+        ({"question": None}, "\"question\" must be a text, got 'None'"),
+        ({"question": " "}, "\"question\" must be a text, got ' '"),
+    ],
+)
+def test_a_question_or_answer_that_is_no_text_is_a_fault_of_its_row(
+    tmp_path: Path, change: dict[str, Any], complaint: str
+) -> None:
+    row = {"question": "who?", "answer": "man", "id": 3, "video_id": 7}
+    write(tmp_path, {"test_qa.json": [row, {**row, "id": 4, **change}]})
+    with pytest.raises(ValueError, match=rf"test_qa\.json, question 4: {complaint}$"):
+        read("msrvtt_qa", tmp_path, "test")
+    found = FORMATS["msrvtt_qa"](tmp_path, None, "test", "collect")
+    assert [problem.kind for problem in found.problems] == ["unreadable rows", "other counts"]
+    assert len(found.items[0].questions) == 1
+
+
 def test_vqa_answers_are_weighted_by_their_annotators(tmp_path: Path) -> None:
     questions = {
         "questions": [{"image_id": 9, "question_id": 9000 + i, "question": f"q{i}?"} for i in range(2)]
@@ -400,6 +421,9 @@ def test_vqa_answers_are_weighted_by_their_annotators(tmp_path: Path) -> None:
     write(tmp_path, {"v2_mscoco_train2014_annotations.json": {"annotations": answers[:1]}})
     with pytest.raises(ValueError, match=r"has no answers of question 9001 of v2_Open.*: are both of one split\?"):
         read("vqav2", tmp_path)
+    texts = {"questions": [{**asked, "image_id": str(asked["image_id"])} for asked in questions["questions"]]}
+    write(tmp_path, {"v2_OpenEnded_mscoco_test2015_questions.json": texts})
+    assert read("vqav2", tmp_path, "test").items[1].media.name == "COCO_test2015_000000000010.jpg"
     twice = {"questions": [{"image_id": n, "question_id": 1, "question": "q?"} for n in (9, 10)]}
     write(tmp_path, {"v2_OpenEnded_mscoco_test2015_questions.json": twice})
     with pytest.raises(ValueError, match=r"question 1: question id '1' was asked of '.*000009.jpg' before"):
@@ -419,6 +443,10 @@ def test_segments_of_a_video_are_items(tmp_path: Path) -> None:
         ("GLd3.mkv", 0.0, 5.0, ("step 0",), "GLd3_0"),
         ("GLd3.mkv", 10.0, 15.0, ("step 1",), "GLd3_1"),
     ]
+    steps[1]["segment"] = ["a", 2]
+    write(tmp_path, {"y.json": database})
+    with pytest.raises(ValueError, match=r'y\.json, segment GLd3_1: "start" must be seconds from 0, got a$'):
+        read("youcook2", tmp_path / "y.json", "val")
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

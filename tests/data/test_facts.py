@@ -10,7 +10,7 @@ from PIL import Image
 
 from omnivl.data.facts import Facts, read_facts
 from omnivl.data.media import BadSample
-from tests.data.make_media import numbered, write_video
+from tests.data.make_media import animation, numbered, write_video
 
 
 def photo(path: Path, **tags: str) -> Path:
@@ -45,6 +45,20 @@ def test_a_video_tells_its_length_and_date_in_local_time(tmp_path: Path) -> None
                 out.mux(packet)
     local = datetime.fromisoformat("2024-05-01T12:00:00Z").astimezone().replace(tzinfo=None).isoformat()
     assert read_facts(tmp_path / "b.mp4").taken == local
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.avif"])
+def test_a_moving_picture_lasts_as_long_as_its_delays(name: str, tmp_path: Path) -> None:
+    assert read_facts(animation(tmp_path / name, numbered(10), [300] * 10)).duration == pytest.approx(3)
+    Image.new("RGB", (40, 30)).save(tmp_path / name)
+    assert read_facts(tmp_path / name).duration is None
+
+
+def test_a_video_that_states_no_length_is_as_long_as_its_packets_say(tmp_path: Path) -> None:
+    live = write_video(tmp_path / "a.webm", numbered(50), codec="libvpx", container={"live": "1"})
+    bare = write_video(tmp_path / "a.h264", numbered(50), fps=25)
+    assert read_facts(live).duration == pytest.approx(5, abs=0.2)
+    assert read_facts(bare).duration == pytest.approx(2, abs=0.1)
 
 
 def test_what_is_neither_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omnivl.data.media import BadSample, find_media, kind, read_image, resolve
+from omnivl.data.facts import read_facts
+from omnivl.data.media import BadSample, find_media, kind, read_image, read_video, resolve
 from omnivl.data.transforms import prepare
 from tests.data.make_media import UPRIGHT, corners, quarters, saved
 
@@ -43,6 +44,13 @@ def test_both_spellings_of_a_name_mean_the_same_file(tmp_path: Path) -> None:
     mixed = tmp_path / "NFD" / "fu\u0308r" / unicodedata.normalize("NFC", "ÅÅ.jpg")
     assert read_image(mixed).size == (64, 48)
     assert resolve(tmp_path / "none é.jpg") == tmp_path / "none é.jpg"
+
+
+def test_a_file_that_the_disk_does_not_give_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("/proc/self/mem")  # a regular file whose first bytes cannot be read
+    for read in (kind, read_image, read_video, read_facts):
+        with pytest.raises(BadSample, match=rf"^{tmp_path}/a\.png: cannot be read \(Input/output error\)$"):
+            read(tmp_path / "a.png")
 
 
 def test_folders_are_searched_whatever_the_case_in_natural_order(tmp_path: Path) -> None:

@@ -366,3 +366,22 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path: Path) -> None:
         path.write_bytes(bomb)
         assert "too many pixels" in refused(path) or "GIF" in refused(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB; decoded they fill gigabytes
+
+
+def test_a_large_profile_or_note_never_loses_the_picture_and_a_bomb_is_refused() -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    grey = bytes(range(4))
+
+    def picture(size: int) -> list[bytes]:
+        packed = zlib.compress(b"{}" * (size // 2))
+        return [
+            png(2, 2, 8, 0, grey, iCCP=b"a\0\0" + zlib.compress(srgb + bytes(size))),
+            png(2, 2, 8, 0, grey, zTXt=b"workflow\0\0" + packed),
+            png(2, 2, 8, 0, grey, iTXt=b"workflow\0\1\0\0\0" + packed),
+        ]
+
+    for data in picture(1_500_000):
+        assert np.asarray(read_image(data))[..., 0].tobytes() == grey
+    for data in picture(100_000_000):
+        with pytest.raises(BadSample, match="damaged PNG"):
+            read_image(data)

@@ -6,6 +6,7 @@ import resource
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +98,29 @@ def test_frames_of_a_gif_that_paint_a_part_are_completed_from_the_one_before(tmp
         clip = read_video(data, 3)
         assert clip.frames[:, 0].tolist() == [[list(c) for c in row] for row in rows], disposal
         assert clip.times == pytest.approx((0, 0.2, 0.4)) and clip.duration == pytest.approx(0.6)
+
+
+def test_a_few_bytes_are_not_made_into_minutes_of_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large canvas and many small patches: what nobody looks at is never laid out, and there is an end to it."""
+    dot = ((0, 0), (1, 1), b"\1")
+    with pytest.raises(
+        BadSample, match=r"^the given bytes: more than 87 frames of this size: a moving picture may have"
+    ):
+        read_video(gif((7000, 7000), [dot] * 100, bytes(12)), 2)
+    made: list[tuple[int, int]] = []
+    new = Image.new
+
+    def noting(mode: str, size: tuple[int, int], *rest: Any) -> Image.Image:
+        made.append(size)
+        return new(mode, size, *rest)
+
+    monkeypatch.setattr(Image, "new", noting)
+    assert read_video(gif((40, 30), [dot] * 50, bytes(12)), 1).times == pytest.approx((2.5,))
+    assert made.count((40, 30)) == 2, "the canvas, and the one frame on white"
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match="cut short or damaged behind 1 frames"):
+        assert kind(data := gif((2, 2), [dot, ((0, 0), (90, 90), bytes(8100)), dot], bytes(12))) == "image"
+        assert read_video(data, 2).duration == 0
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.avif"])

@@ -136,6 +136,20 @@ def test_sizes_past_eight_gigabytes_are_read_in_both_spellings(tmp_path: Path) -
         assert caught.value.member == "big.mp4"
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
+@pytest.mark.parametrize("size", ["-512", "12abc", "9" * 5000])
+def test_a_size_that_is_none_is_damage_and_not_read_for_ever(kind: bytes, size: str) -> None:
+    record = next(r for n in range(10, 9999) if len(r := f"{n} size={size}\n".encode()) == n)
+    heads = []
+    for name, length, of in (("pax", len(record), kind), ("a.jpg", 0, tarfile.REGTYPE)):
+        heads.append(tarfile.TarInfo(name))
+        heads[-1].size, heads[-1].type = length, of
+    head, file = (info.tobuf(tarfile.USTAR_FORMAT) for info in heads)
+    tar = head + record.ljust(-(-len(record) // 512) * 512, b"\0") + file + bytes(1024)
+    with pytest.raises(CutShort, match=r"^damaged at byte [\d,]+: a member of '.{0,20}' bytes"):
+        list(itertools.islice(members(io.BytesIO(tar), len(tar), "a.tar"), 9))
+
+
 @pytest.mark.parametrize("chunk", [4, 1 << 20])
 def test_a_member_is_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr("omnivl.data.tar.CHUNK", chunk)  # a large one is read in parts

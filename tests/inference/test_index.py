@@ -147,8 +147,23 @@ def test_vectors_that_are_cut_short_are_told_and_not_filled_up(
     vectors.unlink()
     with pytest.raises(ValueError, match=f"{vectors.name} is gone: make the index anew"):
         MediaIndex.open(tmp_path / "index", pipeline).search("a red circle")
+    with pytest.raises(ValueError, match=f"{vectors.name} is gone: make the index anew"):
+        build()
     shutil.rmtree(tmp_path / "index")
     assert build().embedded == 8
+
+
+def test_an_empty_database_is_told_with_what_to_do(
+    pipeline: Pipeline, build: Callable[..., Report], tmp_path: Path
+) -> None:
+    build()
+    (database,) = (tmp_path / "index").glob("*.db")
+    database.write_bytes(b"")
+    told = rf"{database.name} is damaged \(no such table: \w+\): index again after `rm -r {tmp_path / 'index'}`"
+    with pytest.raises(ValueError, match=told):
+        build()
+    with pytest.raises(ValueError, match=told):
+        MediaIndex.open(tmp_path / "index", pipeline).search("a red circle")
 
 
 def test_folders_that_hold_no_media_of_ours_are_left_out(build: Callable[..., Report], media: Path) -> None:

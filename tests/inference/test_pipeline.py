@@ -139,6 +139,27 @@ def test_an_answer_is_the_ranking_of_the_model_underneath(model: Pipeline, tmp_p
     assert {other.text: other.score for other in found.alternatives} == pytest.approx(expected, rel=1e-4)
 
 
+def test_labels_are_embedded_by_the_prompts_of_the_media_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Pipeline(*mini_model())
+    image, clip = picture(tmp_path / "a.png"), moving_gif(tmp_path / "a.gif")
+    expected = model.classify([image, clip], ["star", "ring"])
+    texts: list[str] = []
+    embed_text = model.embed_text
+
+    def noting(given: list[str]) -> np.ndarray:
+        texts.extend(given)
+        return embed_text(given)
+
+    monkeypatch.setattr(model, "embed_text", noting)
+    assert model.classify(image, ["star", "ring"]) == expected[0]
+    assert sorted(texts) == sorted(fill(p, name) for p in label_prompts("image") for name in ("star", "ring"))
+    texts.clear()
+    assert model.classify(clip, ["star", "ring"]) == expected[1]
+    assert sorted(texts) == sorted(fill(p, name) for p in label_prompts("video") for name in ("star", "ring"))
+
+
 def test_classes_are_told_by_prompts_or_by_a_finetuned_classifier(tmp_path: Path) -> None:
     network, tokenizer = mini_model()
     model = Pipeline(network, tokenizer)
@@ -241,6 +262,30 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
         omnivl.load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no config\.json"):
         omnivl.load(tmp_path)
+
+
+def test_a_folder_whose_files_are_not_what_they_should_be_is_refused(tmp_path: Path) -> None:
+    folder = mini_folder(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+
+    def of(part: str, **values: Any) -> dict[str, Any]:
+        return {**config, "model": {**config["model"], part: {**config["model"][part], **values}}}
+
+    flat = {**config, "model": {**config["model"], "std": [0.0, 0.5, 0.5]}}
+    for name, value, told in (
+        ("config.json", 5, r"config\.json is not the config of an omnivl model"),
+        ("config.json", {**config, "labels": 5}, r'config\.json has 5 as "labels", wanted a list of texts'),
+        ("config.json", {**config, "labels": [1, 2]}, 'as "labels", wanted a list of texts'),
+        ("config.json", of("vision", heads=0), r"model\.vision\.heads is 0, wanted 1 or more"),
+        ("config.json", of("vision", patch_size=0), r"model\.vision\.patch_size is 0, wanted 1 or more"),
+        ("config.json", of("text", heads=-2), r"model\.text\.heads is -2, wanted 1 or more"),
+        ("config.json", flat, r"model\.std \(0\.0, 0\.5, 0\.5\): all must be above 0"),
+        ("preprocessor_config.json", [], r"preprocessor_config\.json must hold a JSON object, got list"),
+    ):
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / name).write_text(json.dumps(value))
+        with pytest.raises(ValueError, match=told):
+            omnivl.load(folder, device="cpu")
 
 
 def test_a_text_is_never_read_letter_by_letter(model: Pipeline, tmp_path: Path) -> None:

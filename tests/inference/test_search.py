@@ -66,6 +66,23 @@ def test_the_graph_finds_what_the_exact_product_finds(tmp_path: Path, monkeypatc
         assert hits / 200 >= 0.97
 
 
+def test_a_damaged_graph_is_searched_without_and_made_anew(pipeline: Pipeline, tmp_path: Path) -> None:
+    fill(media := tmp_path / "media")
+    with MediaIndex.build(media, pipeline, index=tmp_path / "index", backend="faiss") as index:
+        expected = names(index.search("a red circle", 5))
+    (graph,) = (tmp_path / "index").glob("*.hnsw")
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[: len(whole) // 2])
+    with MediaIndex.open(tmp_path / "index", pipeline) as index:
+        with pytest.warns(
+            UserWarning, match=r"\.hnsw is damaged: `omnivl index` makes it anew; until then every vector"
+        ):
+            assert names(index.search("a red circle", 5)) == expected
+        assert names(index.search("a red circle", 5)) == expected, "told once"
+    MediaIndex.build(media, pipeline, index=tmp_path / "index").close()
+    assert graph.read_bytes() == whole
+
+
 def test_faiss_that_is_not_there_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(ModuleNotFoundError, match=r"omnivl\[faiss\]"):
@@ -191,6 +208,21 @@ def test_matching_orders_as_the_models_own_reranking_does(pipeline: Pipeline, in
             pipeline.match(result.path, text).score, abs=1e-5
         )
     assert found.best == max(r.score for r in index.find(text, 100, rerank=100).results if r.media == "image")
+
+
+def test_an_open_index_matches_what_has_been_indexed_since(pipeline: Pipeline, tmp_path: Path) -> None:
+    (media := tmp_path / "media").mkdir()
+    picture(media / "a.png", 0)
+    text, index = "a red circle", tmp_path / "index"
+    MediaIndex.build(media, pipeline, index=index).close()
+    with MediaIndex.open(index, pipeline) as opened:
+        (before,) = opened.search(text, rerank=1)
+        picture(media / "a.png", 1)
+        MediaIndex.build(media, pipeline, index=index).close()
+        (after,) = opened.search(text, rerank=1)
+    assert after.similarity != before.similarity
+    assert after.score == pytest.approx(pipeline.match(media / "a.png", text).score, abs=1e-5)
+    assert after.score != pytest.approx(before.score, abs=1e-5)
 
 
 def test_a_window_is_matched_as_it_was_found(pipeline: Pipeline, index: MediaIndex, media: Path) -> None:

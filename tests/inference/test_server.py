@@ -20,7 +20,7 @@ from omnivl.inference.pipeline import Pipeline
 from omnivl.inference.server.app import create_app
 from omnivl.inference.server.batching import Batcher
 from omnivl.inference.server.guard import Limits
-from tests.data.make_media import numbered, write_video
+from tests.data.make_media import animation, numbered, write_video
 from tests.helpers import picture
 from tests.inference.conftest import fill
 
@@ -121,7 +121,12 @@ def test_media_come_whole_and_in_ranges(client: TestClient, index: MediaIndex, p
     assert part.status_code == 206 and part.content == data[100:200]
     assert part.headers["content-range"] == f"bytes 100-199/{len(data)}"
     assert client.get(f"/v1/media/{film.id}", headers={"range": "bytes=-5"}).content == data[-5:]
-    assert client.get(f"/v1/media/{film.id}", headers={"range": f"bytes={len(data)}-"}).status_code == 416
+    for asked, status in ((f"bytes={len(data)}-", 416), ("bytes=5-1", 400), ("bytes=x", 400), ("pages=1-2", 400)):
+        answer = client.get(f"/v1/media/{film.id}", headers={"range": asked})
+        refused(answer, status, "the Range header names no bytes of this file")
+        assert status != 416 or answer.headers["content-range"].endswith(f"*/{len(data)}")
+    head = client.head(f"/v1/media/{film.id}")
+    assert head.status_code == 200 and head.headers["content-length"] == str(len(data)) and not head.content
 
 
 def test_thumbnails_are_small_and_of_the_moment(client: TestClient, index: MediaIndex, tmp_path: Path) -> None:
@@ -146,6 +151,7 @@ def test_the_description_is_valid_and_nothing_of_it_loads_from_elsewhere(client:
     assert set(body) == {"application/json", "multipart/form-data"}
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
     assert client.get("/v1/health").json()["files"] == 12
+    assert client.head("/").status_code == client.head("/page.js").status_code == 200
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -240,10 +246,18 @@ def test_an_empty_query_is_told(client: TestClient, query: str) -> None:
         ("/v1/classify", {"path": "1.png", "labels": ["a"]}, 400, "at least two labels"),
         ("/v1/classify", {"path": "1.png"}, 400, "no classifier of its own"),
         ("/v1/classify", {"path": "1.png", "labels": 3}, 422, "labels"),
+        ("/v1/classify", {"path": "1.png", "labels": ["a"] * 1001}, 422, "labels: 1001 labels: 1000 are allowed"),
+        ("/v1/classify", {"path": "1.png", "labels": "a," * 1001}, 422, "labels: 1001 labels: 1000 are allowed"),
     ],
 )
 def test_senseless_requests_are_one_sentence(client: TestClient, path: str, body: Any, status: int, told: str) -> None:
     refused(client.post(path, content=json.dumps(body), headers={"content-type": "application/json"}), status, told)
+
+
+@pytest.mark.parametrize("name", ["a" * 100_000, "~no-such-user/a", "a\0b"])
+def test_a_folder_of_no_possible_name_holds_nothing(client: TestClient, name: str) -> None:
+    answer = client.post("/v1/search", json={"query": "a", "in": name})
+    assert answer.status_code == 200 and answer.json()["results"] == []
 
 
 def test_what_is_not_a_request_is_one_sentence(client: TestClient) -> None:
@@ -297,6 +311,10 @@ def test_large_uploads_are_refused_before_they_are_in_memory(
         refused(client.post("/v1/caption", files=sent(picture(tmp_path / "a.png", size=(64, 40)))), 413, "pixels")
         film = write_video(tmp_path / "long.mp4", numbered(50, 32, 32), fps=10)
         refused(client.post("/v1/caption", files=sent(film, "long.mp4")), 413, "lasts 5 seconds")
+        slow = animation(tmp_path / "slow.gif", numbered(5, 32, 32), [1000] * 5)
+        refused(client.post("/v1/caption", files=sent(slow, "slow.gif")), 413, "lasts 5 seconds")
+        live = write_video(tmp_path / "a.webm", numbered(50, 32, 32), codec="libvpx", container={"live": "1"})
+        refused(client.post("/v1/caption", files=sent(live, "a.webm")), 413, "lasts 5 seconds")
         assert client.post("/v1/embed", files=sent(picture(tmp_path / "b.png"))).status_code == 200
 
 

@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,9 @@ def bad_file(kind: str, folder: Path, source: Path) -> Path:
         save_file(state, folder / "model.safetensors")
         (folder / "config.json").write_text('{"model_type": "albef"}')
         return folder
+    elif kind.startswith("index"):
+        file = folder / "model.safetensors.index.json"
+        file.write_text({"index list": "[1]", "index number": '{"weight_map": {"a": 5, "b": "c"}}'}[kind])
     elif kind == "pairs":
         torch.save({**own_names(state), "cls_head.0.weight": torch.zeros(2)}, file)
     return file
@@ -305,6 +309,8 @@ def bad_file(kind: str, folder: Path, source: Path) -> Path:
         ("nothing", "holds no weights"),
         ("roberta", "its config.json says albef"),
         ("pairs", "for pairs of pictures"),
+        ("index list", "lists no shards"),
+        ("index number", "lists no shards"),
     ],
 )
 def test_p82_p83_p84_what_is_no_whole_checkpoint_is_refused_in_one_sentence(
@@ -355,3 +361,39 @@ def test_what_does_not_go_together_is_refused(
         printed, err = capsys.readouterr()
         assert printed == "" and err.count("\n") == 1 and told in err
     assert [entry.name for entry in tmp_path.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("config.json", {"vision_config": None, "pretrained_cfg": None}, ""),
+        ("config.json", {"image_size": ["a", 2]}, ""),
+        (
+            "preprocessor_config.json",
+            {"image_mean": [0.5], "image_std": [0.5]},
+            "has the pixel mean [0.5], wanted three",
+        ),
+        ("preprocessor_config.json", {"image_mean": "abc", "image_std": [1, 1, 1]}, "has the pixel mean 'abc', wanted"),
+        (
+            "preprocessor_config.json",
+            {"image_mean": [0, 0, 0], "image_std": [0.0, 0, 0]},
+            "has the pixel deviation [0.0, 0, 0], wanted three numbers above 0",
+        ),
+    ],
+)
+def test_settings_beside_it_that_are_none_are_passed_over_or_refused(
+    tmp_path: Path,
+    vision: Path,
+    text: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: dict[str, Any],
+    told: str,
+) -> None:
+    folder = Path(shutil.copytree(vision, tmp_path / "vision"))
+    before = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+    (folder / name).write_text(json.dumps({**before, **value}))
+    capsys.readouterr()
+    assert main(["convert", "--vision", str(folder), "--text", str(text), str(tmp_path / "out")]) == (2 if told else 0)
+    err = capsys.readouterr().err
+    assert told in err and (not told or err.count("\n") == 1)

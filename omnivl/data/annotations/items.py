@@ -159,6 +159,9 @@ def gather(rows: Iterator[Row], notes: Notes, distinct: bool) -> list[Item]:
     owners: dict[str, Span] = {}
     askers: dict[str, Span] = {}
     for where, row in rows:
+        if told := no_text(row):
+            notes.fault("unreadable rows", where, told)
+            continue
         texts = [caption for caption in row.captions if caption]
         if blank := len(row.captions) - len(texts):
             notes.drop("empty captions", where, f"an empty caption of {str(row.media)!r}", blank)
@@ -194,6 +197,17 @@ def gather(rows: Iterator[Row], notes: Notes, distinct: bool) -> list[Item]:
         )
         for item in found.values()
     ]
+
+
+def no_text(row: Item) -> str:
+    """A sentence where a question, an answer or a label of a row is no text, as JSON may have it; else ""."""
+    for asked in row.questions:
+        if not isinstance(asked.text, str) or not asked.text.strip():
+            return f'"question" must be a text, got {str(asked.text)[:60]!r}'
+        for answer, _ in asked.answers:
+            if not isinstance(answer, str):
+                return f'"answer" must be a text, got {str(answer)[:60]}'
+    return "" if isinstance(row.label, str) else f"a label must be a text, got {str(row.label)[:60]}"
 
 
 def says_no_more(row: Item, texts: list[str], item: Gathered) -> bool:

@@ -3,7 +3,7 @@
 All four formats are ours. Media are relative to `root`, or to the folder of the file.
 """
 
-import math
+import sys
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +14,7 @@ from omnivl.data.annotations.tables import base_of, captions_in, clean, json_lin
 from omnivl.data.files import LEFT_OUT, find_media, is_media, natural, resolve
 
 VALIDATION = ("validation", "val", "valid")
+MOST = sys.float_info.max  # a whole number in JSON may be more than a float holds
 SPLITS = ("train", *VALIDATION, "test")
 
 
@@ -34,7 +35,7 @@ def read_manifest(path: Path, root: Path | None, split: str, notes: Notes) -> It
     for where, row in json_lines(path, notes):
         try:
             named = text_of(row, "split")
-            item = None if named and named != split else manifest_item(row, base)
+            item = None if named and named not in spellings(split) else manifest_item(row, base)
         except (TypeError, ValueError) as error:
             notes.fault("unreadable rows", where, str(error))
             continue
@@ -74,7 +75,7 @@ def answers_of(value: Any) -> tuple[tuple[str, float], ...]:
     )
     weights: dict[str, float] = {}
     for answer, weight in given:
-        number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf
+        number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight <= MOST
         if not (answer is None or isinstance(answer, str)) or not number:
             raise ValueError(f'"answer" must be a text, a list of texts or {{text: weight}}, got {str(value)[:60]}')
         weights[clean(answer or "")] = weights.get(clean(answer or ""), 0.0) + weight
@@ -102,7 +103,7 @@ def span_of(row: dict[str, Any]) -> tuple[float | None, float | None]:
     for name in ("start", "end"):
         value = row.get(name)
         number = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
-        if not number or (value is not None and not 0 <= value < math.inf):
+        if not number or (value is not None and not 0 <= value <= MOST):
             raise ValueError(f'"{name}" must be seconds from 0, got {str(value)[:60]}')
     start, end = (None if row.get(name) is None else float(row[name]) for name in ("start", "end"))
     if end is not None and end <= (start or 0):
@@ -163,7 +164,7 @@ def read_folder(path: Path, root: Path | None, split: str, notes: Notes) -> Iter
 
 
 def spellings(split: str) -> tuple[str, ...]:
-    """The names that a split's folder may have."""
+    """The names that a split may have."""
     return VALIDATION if split in VALIDATION else (split,)
 
 

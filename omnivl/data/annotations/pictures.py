@@ -139,5 +139,5 @@ def read_vqav2(path: Path, root: Path | None, split: str, notes: Notes) -> Itera
         for answer in given.get("answers", ()):
             weights[answer["answer"]] += 1
         question = Question(asked["question"], tuple(weights.items()), str(identity), given.get("answer_type", ""))
-        media = find(f"COCO_{images}_{asked['image_id']:012d}")
+        media = find(f"COCO_{images}_{str(asked['image_id']).zfill(12)}")
         yield f"{file}, question {identity}", Item(media, questions=(question,), id=str(asked["image_id"]))

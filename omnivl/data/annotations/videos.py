@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omnivl.data.annotations.items import Item, Notes, Question, Row, reader
+from omnivl.data.annotations.own import span_of
 from omnivl.data.annotations.tables import (
     base_of,
     beside,
@@ -160,6 +161,10 @@ def read_youcook2(path: Path, root: Path | None, split: str, notes: Notes) -> It
     for name, video in read_json(path)["database"].items():
         for step in video["annotations"] if video["subset"] == YOUCOOK2[split] else ():
             identity = f"{name}_{step['id']}"
-            start, end = (float(step["segment"][side]) for side in (0, 1))
-            item = Item(find(name), captions_in(step["sentence"]), id=identity, start=start, end=end)
-            yield f"{path}, segment {identity}", item
+            where = f"{path}, segment {identity}"
+            try:
+                start, end = span_of({"start": step["segment"][0], "end": step["segment"][1]})
+            except ValueError as error:
+                notes.fault("unreadable rows", where, str(error))
+                continue
+            yield where, Item(find(name), captions_in(step["sentence"]), id=identity, start=start, end=end)

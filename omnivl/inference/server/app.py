@@ -8,7 +8,7 @@ import mimetypes
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, MutableMapping
 from contextlib import asynccontextmanager
 from importlib import resources
 from importlib.metadata import version
@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from omnivl.inference.media_index import MediaIndex
@@ -38,7 +39,7 @@ from omnivl.inference.server.bodies import (
     described,
     read_body,
 )
-from omnivl.inference.server.guard import Guard, Limits, Refusal
+from omnivl.inference.server.guard import Guard, Limits, Receive, Refusal, Scope, Send
 from omnivl.inference.server.service import Service, readable
 
 PAGE = {
@@ -190,13 +191,14 @@ def add_files(app: FastAPI, service: Service) -> None:
         model = store.description.model.rsplit("/", 1)[-1]
         return {"status": "ok", "version": version("omnivl"), "model": model, "files": store.count()}
 
+    @app.head("/v1/media/{number}", include_in_schema=False)
     @app.get("/v1/media/{number}", response_class=FileResponse)
     def media(number: Number) -> FileResponse:
         """An indexed file as it is; ranges of it where they are asked for."""
         path = service.file(number)
         guessed = mimetypes.guess_type(path.name)[0] or ""
         shown = guessed.startswith(("image/", "video/"))  # nothing that a browser would run
-        return FileResponse(path, media_type=guessed if shown else "application/octet-stream")
+        return IndexedFile(path, media_type=guessed if shown else "application/octet-stream")
 
     @app.get("/v1/thumbnail/{number}", response_class=Response)
     async def thumbnail(
@@ -209,7 +211,27 @@ def add_files(app: FastAPI, service: Service) -> None:
         return Response(found, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
     for path, name in (("/", "index.html"), *((f"/{name}", name) for name in PAGE)):
-        app.get(path, include_in_schema=False)(page(name))
+        app.api_route(path, methods=["GET", "HEAD"], include_in_schema=False)(page(name))
+
+
+class IndexedFile(FileResponse):
+    """A file, or ranges of it; those that make no sense are refused as everything else is."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal: JSONResponse | None = None
+
+        async def told(message: MutableMapping[str, Any]) -> None:
+            nonlocal refusal
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                about = Headers(raw=message["headers"])
+                kept = {name: about[name] for name in ("content-range",) if name in about}
+                sentence = "the Range header names no bytes of this file: wanted one such as bytes=0-99"
+                refusal = JSONResponse({"error": sentence}, message["status"], kept)
+                await refusal(scope, receive, send)
+            elif refusal is None:
+                await send(message)
+
+        await super().__call__(scope, receive, told)
 
 
 def page(name: str) -> Callable[[], Response]:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from omnivl.inference.server.guard import Refusal
 
 Body = TypeVar("Body", bound="MediaBody")
+LABELS = 1000  # to choose from: each is some prompts for the model
 
 
 class MediaBody(BaseModel):
@@ -32,13 +33,16 @@ class AskBody(MediaBody):
 
 class ClassifyBody(MediaBody):
     labels: list[str] | None = Field(
-        None, description="in a form: a,b,c, or the field once for each; none: the model's own"
+        None, max_length=LABELS, description="in a form: a,b,c, or the field once for each; none: the model's own"
     )
 
     @field_validator("labels", mode="before")
     @classmethod
     def split(cls, given: Any) -> Any:
-        return [word.strip() for word in given.split(",") if word.strip()] if isinstance(given, str) else given
+        labels = [word.strip() for word in given.split(",") if word.strip()] if isinstance(given, str) else given
+        if isinstance(labels, list) and len(labels) > LABELS:
+            raise PydanticCustomError("labels", "{n} labels: {most} are allowed", {"n": len(labels), "most": LABELS})
+        return labels
 
 
 class SearchBody(MediaBody):

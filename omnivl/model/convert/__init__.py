@@ -132,7 +132,9 @@ def read_side(name: str | Path, report: Report, hub: Mapping[str, Any]) -> Side:
     config, values = ModelConfig(), made.values
     if "visual.cls" in values:
         seen = vision_config(values, source, opened.settings, opened.where, report.notes)
-        config = with_pixels(replace(config, vision=seen), source, opened.settings, opened.preprocessor, report.notes)
+        config = with_pixels(
+            replace(config, vision=seen), source, opened.settings, opened.preprocessor, opened.where, report.notes
+        )
     if has_text(values):
         config = replace(config, text=text_config(values, source, opened.settings, opened.where, report.notes))
     if "decoder" in made.parts and "text encoder" not in made.parts:

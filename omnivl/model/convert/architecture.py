@@ -23,9 +23,9 @@ def check_settings(source: Source, settings: Mapping[str, Any], where: str) -> N
         raise ValueError(
             f"{where} has the names of {source.name}, but its config.json says {kind}, which computes otherwise"
         )
-    for table in (settings, settings.get("vision_config", {}), settings.get("text_config", {})):
+    for table in (settings, part_of(settings, "vision_config"), part_of(settings, "text_config")):
         for name, allowed in FORBIDDEN.items():
-            if isinstance(table, Mapping) and table.get(name, allowed[0]) not in allowed:
+            if table.get(name, allowed[0]) not in allowed:
                 raise ValueError(f"{where} has {name} {table[name]!r}, omnivl computes {allowed[0]!r} alone")
 
 
@@ -33,7 +33,7 @@ def vision_config(
     values: dict[str, Tensor], source: Source, settings: Mapping[str, Any], where: str, notes: list[str]
 ) -> VisionConfig:
     """The visual encoder of `values`, whose position table is made square where it is not. Raises ValueError."""
-    settings = settings.get("vision_config", settings)
+    settings = part_of(settings, "vision_config") or settings
     kernel, positions = values["visual.patches.image.weight"], values["visual.position"]
     width, colours, patch, other = kernel.shape
     if colours != 3 or patch != other:
@@ -61,11 +61,17 @@ def vision_config(
     )
 
 
+def part_of(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A table within a config, empty where there is none."""
+    part = settings.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
 def grid_of(patches: int, settings: Mapping[str, Any], patch: int, where: str) -> tuple[int, int]:
     """Rows and columns of a position table. Raises ValueError where they cannot be told."""
     size = settings.get("image_size")
-    if isinstance(size, (list, tuple)) and len(size) == 2:
-        rows, columns = (int(one) // patch for one in size)
+    if isinstance(size, list) and len(size) == 2 and all(isinstance(one, int) for one in size):
+        rows, columns = (one // patch for one in size)
         if rows * columns == patches:
             return rows, columns
     side = math.isqrt(patches)
@@ -81,7 +87,7 @@ def text_config(
     values: Mapping[str, Tensor], source: Source, settings: Mapping[str, Any], where: str, notes: list[str]
 ) -> TextConfig:
     """The text stack of `values` (text.*, or generation.* where a captioner has that alone)."""
-    settings = settings.get("text_config", settings)
+    settings = part_of(settings, "text_config") or settings
     stack = "text" if "text.embeddings.word.weight" in values else "generation"
     rows, width = values[f"{stack}.embeddings.word.weight"].shape
     return TextConfig(
@@ -129,11 +135,12 @@ def with_pixels(
     source: Source,
     settings: Mapping[str, Any],
     preprocessor: Mapping[str, Any],
+    where: str,
     notes: list[str],
 ) -> ModelConfig:
     """The config with mean, deviation and interpolation of pixels: preprocessor_config.json's, timm's in config.json,
-    else the source's own."""
-    timm = settings.get("pretrained_cfg", {})
+    else the source's own. Raises ValueError for a mean or deviation that is none."""
+    timm = part_of(settings, "pretrained_cfg")
     mean = preprocessor.get("image_mean") or timm.get("mean")
     std = preprocessor.get("image_std") or timm.get("std")
     how = timm.get("interpolation", source.interpolation)
@@ -148,11 +155,18 @@ def with_pixels(
             f"pictures of {config.vision.image_size} pixels, as its positions are; its own preprocessing "
             f"gives {usual}: --image-size {usual} would follow it"
         )
-    red, green, blue = (float(x) for x in mean)
-    reds, greens, blues = (float(x) for x in std)
     return replace(
         config,
-        mean=(red, green, blue),
-        std=(reds, greens, blues),
+        mean=three_colours(mean, f"{where} has the pixel mean {mean!r}"),
+        std=three_colours(std, f"{where} has the pixel deviation {std!r}", above=0),
         interpolation="bilinear" if how == "bilinear" else "bicubic",
     )
+
+
+def three_colours(values: Any, told: str, above: float = -math.inf) -> tuple[float, float, float]:
+    """Raises ValueError where they are not three numbers above some limit."""
+    listed = list(values) if isinstance(values, (list, tuple)) else []
+    numbers = [float(value) for value in listed if isinstance(value, (int, float)) and above < value < math.inf]
+    if len(listed) != 3 or len(numbers) != 3:
+        raise ValueError(f"{told}, wanted three numbers{'' if above < 0 else ' above 0'}, one a colour")
+    return numbers[0], numbers[1], numbers[2]

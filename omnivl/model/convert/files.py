@@ -72,13 +72,14 @@ def weights_file(folder: Path) -> Path:
 def read_shards(index: Path) -> dict[str, Tensor]:
     """All tensors that an index lists, each from its own shard. Raises ValueError where a shard or a tensor is not
     there."""
-    table = read_json(index).get("weight_map")
-    if not isinstance(table, dict) or not table:
+    found = read_json(index)
+    table = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(table, dict) or not table or not all(isinstance(name, str) for name in table.values()):
         raise ValueError(f'{index} lists no shards: it has no "weight_map"')
     weights: dict[str, Tensor] = {}
     for name in sorted(set(table.values())):
-        shard = index.parent / str(name)
-        if Path(str(name)).name != name or not shard.is_file():
+        shard = index.parent / name
+        if Path(name).name != name or not shard.is_file():
             raise ValueError(f"{index} names the shard {name}, which is not beside it: the checkpoint is incomplete")
         weights |= read_file(shard)
     if missing := set(table) - set(weights):
