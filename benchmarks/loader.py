@@ -67,11 +67,11 @@ def scenery(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(soft) + grain, 0, 255).astype(np.uint8))
 
 
-def film(path: Path, rng: np.random.Generator, width: int, height: int, length: int) -> None:
-    """A pan over one large picture: H.264, a keyframe every 30."""
+def film(path: Path, rng: np.random.Generator, width: int, height: int, length: int, keyframes: int = 30) -> None:
+    """A pan over one large picture: H.264, one keyframe in so many."""
     ground = np.asarray(scenery(rng, width + length, height))
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=25, options={"g": "30", "preset": "veryfast"})
+        stream: Any = container.add_stream("libx264", rate=25, options={"g": str(keyframes), "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for step in range(length):
             frame = np.ascontiguousarray(ground[:, step : step + width])

@@ -3,8 +3,8 @@
     python benchmarks/search.py [--tiny] [--pairs N]
 
 The peer holds float32 rows in memory, multiplies all of them with one query at a time and takes the best ten by
-argpartition. Ours is given the float16 rows of a memory map, of which the exact search has made its own float32 copy
-before the clock runs, as it does once an index is open (above a gigabyte it reads the map each time). The vectors lie
+argpartition. Ours is given the float16 rows of a memory map; of few the exact search has made its own float32 copy
+before the clock runs, as it does once an index is open, more it reads from the map each time. The vectors lie
 in clusters of 32 dimensions, as embeddings do: random ones are hard for any graph. A graph of a million rows takes the
 better part of an hour to build on two cores, so it is timed up to a hundred thousand.
 """

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import (
     checkpoint,
+    clip_frames,
     common,
     generation,
     growth,
@@ -23,6 +25,7 @@ from benchmarks import (
     train_step,
     video_encoder,
 )
+from omnivl.data.media import read_clips
 from omnivl.data.sample import Batch
 from omnivl.model import VisualEncoder
 from omnivl.model.generation import Writer
@@ -110,6 +113,23 @@ def test_make_bench_runs_every_benchmark() -> None:
 def test_all_searches_find_the_same() -> None:
     rows = search.measure(True, 1)
     assert [row.settings["recall_at_10"] >= 0.97 for row in rows] == [True, True]
+
+
+@pytest.mark.parametrize("case", clip_frames.TINY, ids=lambda case: case.name)
+def test_every_way_to_a_clip_gives_the_same_frames(case: clip_frames.Case, tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    loader.film(path, np.random.default_rng(0), *case.size, case.length, case.keyframes)
+    (clip,) = read_clips(path, [case.choice])
+    for name, way in clip_frames.peers().items():
+        frames = way(path, clip.times)
+        # others convert colours in their own way
+        off = np.abs(frames.astype(int) - clip.frames).mean()
+        assert frames.shape == clip.frames.shape and off < (1e-9 if name.startswith("PyAV") else 3), name
+
+
+def test_clip_frames_have_a_row_for_each_case_and_peer() -> None:
+    rows = clip_frames.measure(True, 1)
+    assert len(rows) == len({row.benchmark for row in rows}) == len(clip_frames.TINY) * len(clip_frames.peers())
 
 
 def test_an_index_its_parts_and_a_plain_loop_are_of_the_same_files() -> None:

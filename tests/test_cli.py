@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from omnivl.cli import main
@@ -218,13 +219,43 @@ def test_caption_embed_match_on_one_input_and_as_json(
     assert main(["caption", clip, "--model", model, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert set(row) == {"media", "text", "score", "kind", "times"} and row["kind"] == "logprob"
-    assert main(["embed", image, clip, "--model", model, "--json"]) == 0
+    assert main(["embed", image, clip, "--model", model, "--json", "--precision", "bf16"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["kind"] for row in rows] == ["image", "video"]
     assert "times" not in rows[0] and len(rows[1]["times"]) == 4 and len(rows[0]["embedding"]) == 16
     assert main(["match", image, "a red circle", "--model", model, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert set(row) == {"media", "text", "score", "kind"} and row["kind"] == "match" and 0 <= row["score"] <= 1
+
+
+def test_media_come_from_urls_and_what_is_said_of_them_goes_to_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    bucket = fsspec.filesystem("memory")
+    picture(tmp_path / "a.png"), moving_gif(tmp_path / "b.gif")
+    for name in ("a.png", "b.gif"):
+        bucket.put_file(str(tmp_path / name), f"/shop/in/{name}")
+    assert main(["embed", str(tmp_path / "a.png"), str(tmp_path / "b.gif"), "--model", model, "--json"]) == 0
+    here = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert main(["embed", "memory://shop/in", "--model", model, "--out", "memory://shop/out.jsonl"]) == 0
+    assert capsys.readouterr().out == ""
+    rows = [json.loads(line) for line in bucket.cat_file("/shop/out.jsonl").decode().splitlines()]
+    assert [row.pop("media") for row in rows] == ["memory:///shop/in/a.png", "memory:///shop/in/b.gif"]
+    for row, expected in zip(rows, here, strict=True):
+        assert row.pop("embedding") == pytest.approx(expected.pop("embedding"), abs=1e-5)
+        assert row == {key: value for key, value in expected.items() if key != "media"}
+    bucket.pipe_file("/shop/in/c.png", b"no picture")
+    out = tmp_path / "made" / "out.jsonl"
+    inputs = [f"memory://shop/in/{name}" for name in ("a.png", "c.png", "gone.png")]
+    assert main(["caption", *inputs, "--model", model, "--out", str(out)]) == 1
+    said = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [set(row) - {"media"} for row in said] == [{"text", "score", "kind"}, {"error"}, {"error"}]
+    told = capsys.readouterr().err
+    assert "memory://shop/in/c.png: " in told and "memory://shop/in/gone.png: cannot be opened" in told
+    assert "omnivl-" not in told, "no name of a copy"
+    assert os.listdir(out.parent) == ["out.jsonl"]
+    assert bucket.ls("/shop", detail=False) == ["/shop/in", "/shop/out.jsonl"]
+    assert "is a folder" in refused(capsys, "embed", inputs[0], "--model", model, "--out", str(tmp_path))
 
 
 def test_a_part_of_a_video_is_looked_at(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:

@@ -42,6 +42,16 @@ def add_device(made: argparse.ArgumentParser) -> None:
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
 
 
+def add_precision(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="what matrices are multiplied in; bf16 is for CPUs that have instructions for it (default: fp16 on CUDA, "
+        "else fp32)",
+    )
+
+
 def plain_warnings() -> None:
     """A line a warning, without the place in our source."""
     warnings.formatwarning = lambda message, *rest: f"omnivl: {message}\n"

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from omnivl.cli.common import add_device, model_name, new_command, one_line, plain_warnings
+from omnivl.cli.common import add_device, add_precision, model_name, new_command, one_line, plain_warnings
 from omnivl.cli.progress import Progress, moment
 from omnivl.config import ConfigError
 
@@ -75,6 +75,7 @@ def add_commands(commands: Any) -> None:
     made.add_argument("--model", help="a model folder or hub repository (default: OMNIVL_MODEL)")
     made.add_argument("--json", action="store_true")
     add_device(made)
+    add_precision(made)
 
 
 def add_index(made: argparse.ArgumentParser) -> None:
@@ -86,6 +87,7 @@ def add_index(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--model", help="a model folder or hub repository (default: the index's own, else OMNIVL_MODEL)")
     add_device(made)
+    add_precision(made)
 
 
 def load_model(options: argparse.Namespace) -> Any:
@@ -94,7 +96,8 @@ def load_model(options: argparse.Namespace) -> Any:
     from omnivl.inference.pipeline import load
 
     known = None if options.model else known_index(options.index)
-    return load(known.model if known else model_name(options), device=options.device)
+    name = known.model if known else model_name(options)
+    return load(name, device=options.device, precision=options.precision)
 
 
 # --- index -----------------------------------------------------------------------------------------------------------
@@ -269,7 +272,7 @@ def moments(options: argparse.Namespace) -> int:
     if options.top < 1:
         raise ConfigError(f"--top is {options.top}, wanted 1 or more")
     plain_warnings()
-    pipeline = load(model_name(options), device=options.device)
+    pipeline = load(model_name(options), device=options.device, precision=options.precision)
     found = find_moments(
         pipeline, options.film, options.text, top_k=options.top, seconds=options.window, stride=options.stride
     )

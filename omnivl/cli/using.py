@@ -4,10 +4,11 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from omnivl.cli.common import add_device, as_json, model_name, new_command, one_line, plain_warnings
+from omnivl.cli.common import add_device, add_precision, as_json, model_name, new_command, one_line, plain_warnings
 from omnivl.config import ConfigError
 
 
@@ -22,7 +23,7 @@ def add_commands(commands: Any) -> None:
         made = new_command(commands, name, act, text)
         said = {"match": "text", "ask": "question"}.get(name)
         made.add_argument(
-            "media", metavar="MEDIA", nargs=1 if said else "+", help="a picture, a clip, or a folder of them"
+            "media", metavar="MEDIA", nargs=1 if said else "+", help="a picture, a clip, a folder or a URL of them"
         )
         if said:
             made.add_argument(said)
@@ -34,20 +35,43 @@ def add_commands(commands: Any) -> None:
         made.add_argument("--at", metavar="START-END", help="look at this part of a video, such as 1:20-1:40")
         made.add_argument("--model", help="a model folder or hub repository (default: OMNIVL_MODEL)")
         made.add_argument("--json", action="store_true", help="JSON; one line an input where there are several")
+        made.add_argument("--out", metavar="FILE", help="a file or URL for JSON lines, written whole or not at all")
         add_device(made)
+        add_precision(made)
 
 
 def expand(paths: Sequence[str]) -> Iterator[str]:
-    """Files as they are; a folder as all media in it."""
+    """Files as they are; a folder, here or at a URL, as all media in it."""
+    from omnivl.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
     from omnivl.data.media import find_media
+    from omnivl.data.remote import is_url, list_media
 
     for path in paths:
         if not path:
             raise ConfigError("the name of a picture or clip is empty")
-        if Path(path).is_dir():
+        if is_url(path) and Path(path).suffix.lower() not in IMAGE_EXTENSIONS | VIDEO_EXTENSIONS:
+            yield from (url for url, _, _ in list_media(path))
+        elif Path(path).is_dir():
             yield from (str(found) for found in find_media(path))
         else:
             yield path
+
+
+def read_one(pipeline: Any, path: str, start: float | None, end: float | None) -> Any:
+    """What a file or URL shows. Raises BadSample, which names it."""
+    from omnivl.data.images import bad
+    from omnivl.data.media import BadSample
+    from omnivl.data.remote import is_url, on_disk
+
+    if not is_url(path):
+        return pipeline.read(path, start, end)
+    try:
+        with on_disk(path) as local:
+            return pipeline.read(local, start, end)
+    except BadSample as error:
+        raise bad(path, str(error).partition(": ")[2]) from error
+    except OSError as error:
+        raise bad(path, f"cannot be opened ({error.strerror or error})") from error
 
 
 def each_media(
@@ -55,43 +79,59 @@ def each_media(
     act: Callable[[Any, list[Any]], list[dict[str, Any]]],
     line: Callable[[dict[str, Any]], str],
 ) -> int:
-    """Read every input, act on those that can be read in batches, print in order; 1 where any failed."""
-    from omnivl.data.media import BadSample
+    """Read every input, act on those that can be read in batches, print in order or write; 1 where any failed."""
+    from omnivl.data.remote import is_url, written
     from omnivl.inference.pipeline import load
+    from omnivl.results import prepare_file
 
     plain_warnings()
-    start, end = (None, None) if options.at is None else part_of(options.at)
-    pipeline = load(model_name(options), device=options.device)
+    span = (None, None) if options.at is None else part_of(options.at)
     paths = list(expand(options.media))
     if not paths:
         raise ConfigError(f"{', '.join(options.media)}: no pictures or clips in there")
-    lines = options.json and (len(paths) > 1 or Path(options.media[0]).is_dir())
+    if options.out and not is_url(options.out):
+        prepare_file(Path(options.out))
     failed = False
-    for empty in (name for name in options.media if Path(name).is_dir() and not any(expand([name]))):
-        failed = True
-        print(f"omnivl: {empty}: no pictures or clips in there", file=sys.stderr)
+    with written(options.out) if options.out else nullcontext(sys.stdout) as out:
+        pipeline = load(model_name(options), device=options.device, precision=options.precision)
+        for empty in (name for name in options.media if Path(name).is_dir() and not any(expand([name]))):
+            failed = True
+            print(f"omnivl: {empty}: no pictures or clips in there", file=sys.stderr)
+        lines = options.out or (options.json and (len(paths) > 1 or Path(options.media[0]).is_dir()))
+        for row in rows_of(pipeline, paths, span, act):
+            if options.json or options.out:
+                print(as_json(row, None if lines else 2), file=out)
+            elif "error" not in row:
+                print(line(row) if len(paths) == 1 else f"{one_line(row['media'])}\t{line(row)}")
+            if "error" in row:
+                failed = True
+                print(f"omnivl: {row['error']}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def rows_of(
+    pipeline: Any,
+    paths: Sequence[str],
+    span: tuple[float | None, float | None],
+    act: Callable[[Any, list[Any]], list[dict[str, Any]]],
+) -> Iterator[dict[str, Any]]:
+    """What there is to say of each input, in order; where it cannot be read, why."""
+    from omnivl.data.media import BadSample
+
     for first in range(0, len(paths), 32):
-        part = paths[first : first + 32]
         loaded: list[Any] = []
         rows: list[dict[str, Any]] = []
-        for path in part:
+        for path in paths[first : first + 32]:
             try:
-                loaded.append(pipeline.read(path, start, end))
+                loaded.append(read_one(pipeline, path, *span))
                 rows.append({"media": path})
             except BadSample as error:
-                failed = True
                 rows.append({"media": path, "error": str(error)})
         answers = iter(act(pipeline, loaded) if loaded else [])
         for row in rows:
             if "error" not in row:
                 row |= {key: value for key, value in next(answers).items() if value is not None}
-            if options.json:
-                print(as_json(row, None if lines else 2))
-            elif "error" not in row:
-                print(line(row) if len(paths) == 1 else f"{one_line(row['media'])}\t{line(row)}")
-            if "error" in row:
-                print(f"omnivl: {row['error']}", file=sys.stderr)
-    return 1 if failed else 0
+            yield row
 
 
 def part_of(words: str) -> tuple[float, float]:

@@ -1,4 +1,5 @@
-"""Media by URL (s3://, gs://, https://, file://, ...): listed through fsspec, and brought to this disk to be read.
+"""Media by URL (s3://, gs://, https://, file://, ...): listed through fsspec, and brought to this disk to be read; and
+files that are written to one.
 
 The paper (OmniVL, arXiv 2209.07526) says nothing about files: all of this is ours. This room decodes nothing.
 """
@@ -10,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TextIO
 
 from omnivl.data.files import IMAGE_EXTENSIONS, LEFT_OUT, VIDEO_EXTENSIONS
 from omnivl.data.tar import filesystem, is_url
 
-__all__ = ["is_url", "list_media", "on_disk", "spelt"]
+__all__ = ["is_url", "list_media", "on_disk", "spelt", "written"]
 
 TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")  # what file systems call it
 
@@ -73,3 +74,34 @@ def on_disk(path: str) -> Iterator[str]:
         except Exception as error:  # a file system's own kinds of errors; all may be over a moment later
             raise OSError(errno.EIO, f"{type(error).__name__}: {error}", path) from error
         yield local
+
+
+@contextmanager
+def written(target: str) -> Iterator[TextIO]:
+    """A text file that stands at a path or URL, whole, once this is left without an error, and else not at all.
+
+    Raises FileNotFoundError where a path's folder is not there; ValueError where packages for a URL are missing;
+    OSError where it cannot be written.
+    """
+    if not is_url(target):
+        part = Path(target).with_name(f".{Path(target).name}.{os.getpid()}")
+        try:
+            with open(part, "w", encoding="utf-8") as file:
+                yield file
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+        return
+    system, name = filesystem(target)
+    with tempfile.TemporaryDirectory(prefix="omnivl-") as folder:
+        local = os.path.join(folder, "part")
+        with open(local, "w", encoding="utf-8") as file:
+            yield file
+        part_name = f"{name}.{os.getpid()}.part"
+        try:
+            system.put_file(local, part_name)
+            system.mv(part_name, name)
+        except OSError:
+            raise
+        except Exception as error:  # a file system's own kinds of errors
+            raise OSError(errno.EIO, f"{type(error).__name__}: {error}", target) from error

@@ -103,25 +103,27 @@ def read_stamps(film: Film) -> Stamps | None:
     """Timestamps of the packets, read without decoding; None where they do not tell when frames are shown."""
     shown, keys, last = array.array("q"), array.array("q"), 0
     newest, decoded, delayed, reordered = None, None, False, False
-    for packet in film.packets():
-        if packet.size == 0 and packet.pts is None:
-            continue
-        if packet.pts is None:
+    furthest = leap(film) / film.time_base  # in ticks
+    for packet in film.packets():  # a long film has very many: each of their properties is asked for once
+        pts, dts = packet.pts, packet.dts
+        if pts is None:
+            if packet.size == 0:
+                continue
             return None
-        if newest is not None and abs(packet.pts - newest) * float(film.time_base) > leap(film):
+        if newest is not None and abs(pts - newest) > furthest:
             return None
-        if decoded is not None and packet.dts is not None and packet.dts < decoded:  # times were restarted
+        if decoded is not None and dts is not None and dts < decoded:  # times were restarted
             return None
-        decoded = packet.dts
+        decoded = dts
         if packet.is_keyframe:
-            keys.append(packet.pts)
+            keys.append(pts)
         if packet.is_discard:  # an edit list leaves its frame out
             continue
-        if newest is None or packet.pts > newest:
-            newest, last = packet.pts, packet.duration or 0
-        delayed |= packet.pts != packet.dts
-        reordered |= packet.pts < newest
-        shown.append(packet.pts)
+        if newest is None or pts > newest:
+            newest, last = pts, packet.duration or 0
+        delayed |= pts != dts
+        reordered |= pts < newest
+        shown.append(pts)
     if not shown or not keys or film.damaged or (film.content == "AVI" and delayed and not reordered):
         return None  # an AVI stores no times, and so FFmpeg's guesses give themselves away
     return Stamps(np.sort(shown), np.sort(keys), last, reordered)

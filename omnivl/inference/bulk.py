@@ -72,7 +72,7 @@ def run(
     gpus = int(machines.get("GPU", 0))
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=gpus or max(int(machines.get("CPU", 1)), 1))
     device = pipeline.model.temperature.device
-    shared = ray.put((pipeline.model.cpu(), pipeline.tokenizer, known))
+    shared = ray.put((pipeline.model.cpu(), pipeline.tokenizer, pipeline.forward.precision, known))
     pipeline.model.to(device)
     items = [{"path": file.path, "size": file.size, "mtime": file.mtime} for file in files]
     blocks = ray.data.from_items(items, override_num_blocks=math.ceil(len(items) / TOGETHER))
@@ -92,8 +92,8 @@ class Worker:
     def __init__(self, shared: Sequence[Any], settings: Settings, gpu: bool) -> None:
         import ray
 
-        model, tokenizer, known = ray.get(shared[0])
-        self.pipeline = Pipeline(model.to("cuda" if gpu else "cpu"), tokenizer)
+        model, tokenizer, precision, known = ray.get(shared[0])
+        self.pipeline = Pipeline(model.to("cuda" if gpu else "cpu"), tokenizer, precision=precision)
         self.reader = Reader(self.pipeline, settings, known, 0)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:

@@ -5,7 +5,7 @@ that is faster. This room knows no file and no text.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,16 +16,20 @@ from omnivl.model import OmniVL
 
 log = logging.getLogger(__name__)
 BATCH = {"image": 32, "video": 8}  # at most; halved on a device that has no room for so many
+Precision = Literal["auto", "fp32", "bf16"]  # auto: fp16 on CUDA, fp32 elsewhere
 T = TypeVar("T")
 
 
 class Forward:
-    """Runs a model, which it puts into evaluation mode."""
+    """Runs a model, which it puts into evaluation mode. Raises ValueError for another `precision`."""
 
-    def __init__(self, model: OmniVL) -> None:
-        self.model = model.eval()
+    def __init__(self, model: OmniVL, precision: Precision = "auto") -> None:
+        self.model, self.precision = model.eval(), precision
         self.batch = dict(BATCH)
-        self.half = torch.float16 if self.device.type == "cuda" else None  # what matrices are multiplied in
+        kinds = {"auto": torch.float16 if self.device.type == "cuda" else None, "fp32": None, "bf16": torch.bfloat16}
+        if precision not in kinds:
+            raise ValueError(f"precision is {precision!r}, wanted {', '.join(kinds)}")
+        self.half = kinds[precision]  # what matrices are multiplied in
 
     @property
     def device(self) -> torch.device:

@@ -43,6 +43,23 @@ def test_vectors_are_float32_of_unit_length(model: Pipeline, tmp_path: Path) -> 
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
+def test_bfloat16_gives_nearly_the_same_vectors_and_every_verb_takes_it(model: Pipeline, tmp_path: Path) -> None:
+    half = omnivl.load(model.folder or "", device="cpu", precision="bf16")
+    media = [picture(tmp_path / "a.png"), moving_gif(tmp_path / "b.gif")]
+    for act in (lambda m: m.embed(media), lambda m: m.embed_text(["a red circle", "a"])):
+        vectors, expected = act(half), act(model)
+        assert vectors.dtype == np.float32 and (vectors != expected).any()
+        assert ((vectors * expected).sum(1) > 0.999).all()
+    assert [m.score for m in half.match(media, "a")] == pytest.approx(
+        [m.score for m in model.match(media, "a")], abs=0.02
+    )
+    assert all(isinstance(each, Caption) for each in half.caption(media))
+    assert {label.text for label in half.classify(media[0], ["a", "b"])} == {"a", "b"}
+    assert isinstance(half.answer(media[0], "what?"), Answer)
+    with pytest.raises(ValueError, match=r"^precision is 'int4', wanted auto, fp32, bf16$"):
+        omnivl.load(model.folder or "", device="cpu", precision="int4")  # type: ignore[arg-type]
+
+
 def test_path_pil_and_array_of_the_same_picture_give_the_same_vector(model: Pipeline, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
     image = Image.open(path)
