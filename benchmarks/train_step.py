@@ -228,7 +228,7 @@ def measure(tiny: bool, pairs: int) -> list[Row]:
         theirs = BlipPretraining(config, task, medium).train()
         times = take_turns(our_step(our_task(config, task), batch), peer_step(theirs, batch), pairs)
         settings = {
-            "goal": 1.2,
+            "goal": 1.5,
             "us": "`PretrainTask`",
             "them": "Hugging Face BLIP" + (" with `TimesformerModel`" if medium == "video" else ""),
             "width": config.vision.width,

@@ -18,7 +18,7 @@ from omnivl.data import shapes, world
 from omnivl.data.asked import ANSWERS, QUESTIONS, questions_about
 from omnivl.data.sample import Sample, collate, label_key
 from omnivl.data.sources import Ask, FileSource, open_source
-from omnivl.model import OmniVL
+from omnivl.model import load_model
 from omnivl.run import finish, train
 from omnivl.tasks.pretrain import PretrainTask
 from tests.helpers import MINI, mini_folder, mini_model, picture
@@ -129,7 +129,7 @@ def test_the_paper_scale_recipes_choose_on_validation_alone() -> None:
 def test_another_picture_size_resizes_the_positions_and_stays_with_the_model(start: Path, tmp_path: Path) -> None:
     config = short("retrieval_mini", start, "--data.image_size", "64", "--train.steps", "1", "--optim.lr", "0")
     train(config, tmp_path, device="cpu")
-    before, after = OmniVL.from_folder(start), OmniVL.from_folder(tmp_path / "model")
+    before, after = load_model(start), load_model(tmp_path / "model")
     assert after.config.vision.image_size == 64 and after.visual.position.shape[0] == 1 + 16
     pixels = torch.randn(2, 1, 3, 64, 64)
     with torch.no_grad():  # the larger picture is seen as the model would have resized its table for it

@@ -20,7 +20,7 @@ from omnivl.config import (
     VisionConfig,
 )
 from omnivl.data.sample import Batch
-from omnivl.model import OmniVL, save_weights
+from omnivl.model import OmniVL, load_model, save_weights
 from omnivl.tasks.pretrain import PretrainTask, TextTask
 from omnivl.train.checkpoint import RunFolder, SaveModel, checkpoint_steps, copy_to_host
 from omnivl.train.trainer import Stage, Trainer
@@ -105,7 +105,7 @@ class TinyRun:
         if resume:
             assert folder
             self.checkpoint = folder / f"checkpoints/step-{checkpoint_steps(folder)[-1]}"
-        self.model = OmniVL.from_folder(self.checkpoint) if self.checkpoint else tiny_model(model)
+        self.model = load_model(self.checkpoint) if self.checkpoint else tiny_model(model)
         self.alter = alter
         self.trainer = Trainer(self.config, self.stage, self.copy, self.folder, torch.device("cpu"))
 

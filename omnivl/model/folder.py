@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from omnivl.config import ModelConfig, read_json
-from omnivl.model.omnivl import OmniVL, load_model, read_settings, save_weights
+from omnivl.model.omnivl import OmniVL
+from omnivl.model.weights import load_model, read_settings, save_weights
 from omnivl.tokenizer import Tokenizer, read_table
 
 CARD = """---

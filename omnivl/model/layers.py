@@ -47,8 +47,9 @@ class Packing(NamedTuple):
 
     @classmethod
     def of(cls, mask: Tensor | None) -> "Packing | None":
-        """Of a mask (B, L); None where there is too little padding to be worth the copies."""
-        if mask is None:
+        """Of a mask (B, L); None where there is too little padding to be worth the copies, and on a GPU, where the host
+        would wait to know how many tokens there are."""
+        if mask is None or mask.device.type != "cpu":
             return None
         places = mask.flatten().nonzero().squeeze(1)
         return cls(places, *mask.shape) if len(places) < DENSE * mask.numel() else None

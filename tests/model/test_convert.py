@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from omnivl.model import OmniVL
+from omnivl.model import OmniVL, load_model
 from omnivl.model.convert import Report, convert
 from omnivl.model.convert.apply import to_theirs
 from omnivl.model.convert.tables import BLIP
@@ -49,7 +49,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 def converted(source: Path, out: Path, **options: Any) -> tuple[OmniVL, Report]:
     report = convert(source, out, **options)
-    model = OmniVL.from_folder(out)
+    model = load_model(out)
     assert Tokenizer.from_folder(out).vocab_size == model.config.text.vocab_size
     return model, report
 
@@ -178,7 +178,7 @@ def seen_by(tmp_path: Path, source: Path, **options: Any) -> OmniVL:
     """Our model with the visual encoder of `source` and any text encoder."""
     bert = save(vit("Bert", 24), tmp_path / "bert")
     convert(None, tmp_path / "out", vision=source, text=bert, **options)
-    return OmniVL.from_folder(tmp_path / "out")
+    return load_model(tmp_path / "out")
 
 
 @torch.no_grad()
@@ -218,7 +218,7 @@ def test_a_distillation_token_is_left_out_with_its_position(tmp_path: Path) -> N
 def test_bert(tmp_path: Path) -> None:
     theirs = vit("Bert", 24)
     report = convert(None, tmp_path / "out", vision=save(vit("ViT"), tmp_path / "v"), text=save(theirs, tmp_path / "b"))
-    ours = OmniVL.from_folder(tmp_path / "out")
+    ours = load_model(tmp_path / "out")
     _, ids, mask = inputs()
     expected = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
     close(ours.encode_text(ids, mask).tokens[mask.bool()], expected[mask.bool()])
@@ -234,7 +234,7 @@ def test_bert_for_words_brings_its_prediction_head(tmp_path: Path) -> None:
     theirs = vit("Bert", 24)
     whole = foreign.randomised(transformers.BertForPreTraining(theirs.config))
     convert(None, tmp_path / "out", vision=save(vit("ViT"), tmp_path / "v"), text=save(whole, tmp_path / "b"))
-    ours = OmniVL.from_folder(tmp_path / "out")
+    ours = load_model(tmp_path / "out")
     _, ids, mask = inputs()
     expected = whole(input_ids=ids, attention_mask=mask).prediction_logits
     logits = ours.lm_logits(ours.encode_text(ids, mask).tokens)[..., : len(foreign.WORDS)]

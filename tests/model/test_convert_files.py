@@ -17,7 +17,7 @@ from torch import Tensor
 
 import omnivl
 from omnivl.cli import main
-from omnivl.model import OmniVL
+from omnivl.model import load_model, save_weights
 from omnivl.model.convert import convert
 from omnivl.tokenizer import Tokenizer
 from tests import foreign
@@ -107,11 +107,11 @@ def test_p85_half_precision_becomes_float32_and_back(tmp_path: Path, source: Pat
     save_file(halves, folder / "model.safetensors")
     report = convert(folder, tmp_path / "out")
     assert any("widened to float32" in note for note in report.notes)
-    model = OmniVL.from_folder(tmp_path / "out")
+    model = load_model(tmp_path / "out")
     assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
     assert torch.equal(model.visual.norm.weight.to(kind), halves["vision_model.post_layernorm.weight"])
-    model.to(kind).save(tmp_path / "out")
-    again = OmniVL.from_folder(tmp_path / "out")
+    save_weights(model.to(kind), tmp_path / "out")
+    again = load_model(tmp_path / "out")
     assert again.visual.norm.weight.dtype == torch.float32
     assert torch.equal(again.visual.norm.weight.to(kind), halves["vision_model.post_layernorm.weight"])
 
@@ -119,11 +119,11 @@ def test_p85_half_precision_becomes_float32_and_back(tmp_path: Path, source: Pat
 def test_a_folder_of_ours_is_a_source_too(tmp_path: Path, text: Path) -> None:
     ours = mini_folder(tmp_path / "ours")
     convert(ours, tmp_path / "copy", num_frames=8)
-    model = OmniVL.from_folder(tmp_path / "copy")
+    model = load_model(tmp_path / "copy")
     assert model.config.vision.num_frames == 8
-    assert torch.equal(model.visual.cls, OmniVL.from_folder(ours).visual.cls)
+    assert torch.equal(model.visual.cls, load_model(ours).visual.cls)
     convert(None, tmp_path / "mixed", vision=ours, text=text)
-    mixed = OmniVL.from_folder(tmp_path / "mixed")
+    mixed = load_model(tmp_path / "mixed")
     assert torch.equal(mixed.visual.cls, model.visual.cls) and mixed.config.text.width == 24
 
 
@@ -139,7 +139,7 @@ def test_p81_other_pictures_and_frames_resize_the_tables_with_a_notice(
     pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = theirs.vision_model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
-        tokens = OmniVL.from_folder(tmp_path / "out").encode_visual(pixels[:, None]).tokens
+        tokens = load_model(tmp_path / "out").encode_visual(pixels[:, None]).tokens
     torch.testing.assert_close(tokens, expected, atol=1e-4, rtol=0)
 
 
@@ -155,7 +155,7 @@ def test_a_grid_that_is_no_square_becomes_one(tmp_path: Path, text: Path) -> Non
 def test_widths_that_do_not_fit_get_new_projections_and_say_so(tmp_path: Path, source: Path) -> None:
     """A visual encoder of another width than the decoders read: queries stay, keys and values start new."""
     report = convert(None, tmp_path / "out", vision=save(vit("ViT", 40), tmp_path / "wide"), text=source)
-    model = OmniVL.from_folder(tmp_path / "out")
+    model = load_model(tmp_path / "out")
     assert model.config.vision.width == 40 and model.config.text.width == 24 and model.config.embed_dim == 12
     assert any("read the width 32, the visual encoder gives 40" in note for note in report.notes)
     assert "alignment.blocks.0.cross.key_value.weight" in report.new

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, errors
 
 import omnivl
 from omnivl.cli import main
-from omnivl.model import OmniVL
+from omnivl.model import load_model
 from omnivl.model.folder import add_results, load_folder
 from omnivl.model.hub import MODEL_FILES, local_folder
 from tests.foreign import save, vit
@@ -92,7 +92,7 @@ def test_every_command_takes_a_hub_name_and_writes_nothing_into_the_cache(
     train += ["--data.batch_size", "2", "--data.num_workers", "0", "--train.steps", "1", "--optim.warmup_steps", "0"]
     train += ["--task.bank_size", "4", "--model.vision.image_size", "48", "--out", "run"]
     assert main(train) == 0
-    assert OmniVL.from_folder("run/model").config.vision.image_size == 48  # P81: its positions were resized
+    assert load_model("run/model").config.vision.image_size == 48  # P81: its positions were resized
     assert "positions resized from 32 to 48 pixels" in caplog.text
 
 

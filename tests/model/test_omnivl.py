@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from omnivl.config import MODELS, ConfigError, ModelConfig, TextConfig, VisionConfig
-from omnivl.model import OmniVL, shared_names
+from omnivl.model import OmniVL, load_model, save_weights, shared_names
 
 Sharing = Literal["blip", "none"]
 SHARINGS: tuple[Sharing, ...] = ("blip", "none")
@@ -243,9 +243,9 @@ def test_half_precision_gives_nearly_the_same_vectors() -> None:
 @pytest.mark.parametrize("sharing", SHARINGS)
 def test_a_saved_model_loads_equal_and_shares_again(tmp_path: Path, sharing: Sharing) -> None:
     m = model(replace(SMALL, sharing=sharing))
-    m.save(tmp_path)
+    save_weights(m, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-    loaded = OmniVL.from_folder(tmp_path)
+    loaded = load_model(tmp_path)
     assert loaded.config == m.config and not loaded.training
     for ours, theirs in zip(outputs(loaded), outputs(m), strict=True):
         assert torch.equal(ours, theirs)
@@ -255,16 +255,16 @@ def test_a_saved_model_loads_equal_and_shares_again(tmp_path: Path, sharing: Sha
 
 def test_the_weights_file_has_one_name_a_storage(tmp_path: Path) -> None:
     m = model()
-    m.save(tmp_path)
+    save_weights(m, tmp_path)
     assert set(load_file(tmp_path / "model.safetensors")) == {name for name, _ in m.named_parameters()}
 
 
 def test_saving_over_a_model_that_is_in_use_leaves_it_whole(tmp_path: Path) -> None:
-    model().save(tmp_path)
-    loaded = OmniVL.from_folder(tmp_path)
+    save_weights(model(), tmp_path)
+    loaded = load_model(tmp_path)
     expected = outputs(loaded)
     torch.manual_seed(5)
-    OmniVL(SMALL).save(tmp_path)
+    save_weights(OmniVL(SMALL), tmp_path)
     for ours, theirs in zip(outputs(loaded), expected, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -273,8 +273,8 @@ def test_a_classifier_and_other_keys_travel_with_the_model(tmp_path: Path) -> No
     m = model()
     m.add_classifier(["cat", "dog", "fox"])
     m.extra["metric"] = {"top1": 0.5}
-    m.save(tmp_path)
-    loaded = OmniVL.from_folder(tmp_path)
+    save_weights(m, tmp_path)
+    loaded = load_model(tmp_path)
     assert loaded.extra == {"labels": ["cat", "dog", "fox"], "metric": {"top1": 0.5}}
     assert loaded.classifier is not None and m.classifier is not None
     pooled = torch.randn(2, 12)
@@ -284,23 +284,23 @@ def test_a_classifier_and_other_keys_travel_with_the_model(tmp_path: Path) -> No
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_weights_load_into_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     m = model()
-    copy.deepcopy(m).to(dtype).save(tmp_path)
+    save_weights(copy.deepcopy(m).to(dtype), tmp_path)
     assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {dtype}
-    loaded = OmniVL.from_folder(tmp_path)
+    loaded = load_model(tmp_path)
     assert {value.dtype for value in loaded.parameters()} == {torch.float32}
     for ours, theirs in zip(outputs(loaded), outputs(m), strict=True):
         torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0.05)
 
 
 def test_weights_that_do_not_fit_are_all_listed(tmp_path: Path) -> None:
-    model().save(tmp_path)
+    save_weights(model(), tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     del weights["visual.cls"], weights["temperature"]
     weights["stray"] = torch.zeros(1)
     weights["text_projection.bias"] = torch.zeros(7)
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ValueError) as caught:
-        OmniVL.from_folder(tmp_path)
+        load_model(tmp_path)
     told = str(caught.value)
     assert "\n" not in told
     assert "2 missing (temperature, visual.cls)" in told
@@ -309,27 +309,27 @@ def test_weights_that_do_not_fit_are_all_listed(tmp_path: Path) -> None:
 
 
 def test_a_cut_file_is_one_clear_sentence(tmp_path: Path) -> None:
-    model().save(tmp_path)
+    save_weights(model(), tmp_path)
     file = tmp_path / "model.safetensors"
     whole = file.read_bytes()
     for size in (0, 5, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:size])
         with pytest.raises(ValueError, match=r"model\.safetensors is damaged or not finished") as caught:
-            OmniVL.from_folder(tmp_path)
+            load_model(tmp_path)
         assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_weights_or_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"is not a model folder: it has no model\.safetensors"):
-        OmniVL.from_folder(tmp_path / "nowhere")
-    model().save(tmp_path)
+        load_model(tmp_path / "nowhere")
+    save_weights(model(), tmp_path)
     (tmp_path / "config.json").unlink()
     with pytest.raises(ConfigError, match=r"config\.json: no such file"):
-        OmniVL.from_folder(tmp_path)
+        load_model(tmp_path)
 
 
 def test_a_config_of_another_format_or_with_unknown_keys_is_refused(tmp_path: Path) -> None:
-    model().save(tmp_path)
+    save_weights(model(), tmp_path)
     file = tmp_path / "config.json"
     settings = json.loads(file.read_text())
     for change, told in (
@@ -340,7 +340,7 @@ def test_a_config_of_another_format_or_with_unknown_keys_is_refused(tmp_path: Pa
     ):
         file.write_text(json.dumps({**settings, **change}))
         with pytest.raises(ConfigError, match=told):
-            OmniVL.from_folder(tmp_path)
+            load_model(tmp_path)
     file.write_text("[]")
     with pytest.raises(ConfigError, match="is not the config of an omnivl model"):
-        OmniVL.from_folder(tmp_path)
+        load_model(tmp_path)

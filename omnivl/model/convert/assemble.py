@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from omnivl.config import ModelConfig
 from omnivl.model.convert.apply import Translated, listed
 from omnivl.model.layers import linear
-from omnivl.model.omnivl import OmniVL, shared_names
+from omnivl.model.omnivl import OmniVL
+from omnivl.model.weights import shared_names
 
 VIDEO = re.compile(r"visual\.(blocks\.\d+\.temporal|time_position|patches\.video\.)")
 SILENT = "from the image weights, silent until videos are learnt"
