@@ -3,10 +3,10 @@
     python benchmarks/train_step.py [--tiny] [--pairs N]
 
 A step is UniVLC, matching and language modelling: forward, backward, AdamW, momentum update, memory bank. Both sides
-have one visual forward for all three losses, are given texts padded to the longest of the batch (inside, ours leaves
-padding out of all but attention), the same dropout, the same sharing of the stacks, and our losses, negatives, bank and
-optimiser: what differs is the networks and how they are called. BLIP has no video encoder, so for clips the peer's is
-Hugging Face's TimeSformer with as many tokens (tubelets of one frame in ours).
+have one visual forward for all three losses, texts padded to the longest of the batch, the same dropout, the same
+sharing of the stacks, and our losses, negatives, bank and optimiser: what differs is the networks and how they are
+called. BLIP has no video encoder, so for clips the peer's is Hugging Face's TimeSformer with as many tokens (tubelets
+of one frame in ours).
 """
 
 import copy

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FEW = 3  # tokens; where plain products stop being the faster way (measured on a CPU)
-DENSE = 7 / 8  # real tokens of all; where leaving out the padding stops paying (measured on a CPU)
 
 
 class CrossKV(NamedTuple):
@@ -35,33 +34,6 @@ class CrossKV(NamedTuple):
 
         alignment = rows(self.alignment)
         return CrossKV(alignment, alignment if self.generation is self.alignment else rows(self.generation))
-
-
-class Packing(NamedTuple):
-    """Where the real tokens of padded texts stand, so that what is done token by token leaves the padding out: only
-    attention lays texts side by side."""
-
-    places: Tensor  # (R,) of B * L
-    rows: int
-    length: int
-
-    @classmethod
-    def of(cls, mask: Tensor | None) -> "Packing | None":
-        """Of a mask (B, L); None where there is too little padding to be worth the copies, and on a GPU, where the host
-        would wait to know how many tokens there are."""
-        if mask is None or mask.device.type != "cpu":
-            return None
-        places = mask.flatten().nonzero().squeeze(1)
-        return cls(places, *mask.shape) if len(places) < DENSE * mask.numel() else None
-
-    def pack(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (R, D)."""
-        return x.flatten(0, 1).index_select(0, self.places)
-
-    def lay_out(self, x: Tensor) -> Tensor:
-        """(R, D) -> (B, L, D), zero where there is padding."""
-        whole = x.new_zeros(self.rows * self.length, x.shape[-1])
-        return whole.index_copy(0, self.places, x).view(self.rows, self.length, -1)
 
 
 class KVCache:
@@ -127,9 +99,8 @@ class SelfAttention(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
         queries: int | None = None,
-        packing: Packing | None = None,
     ) -> Tensor:
-        """(B, L, D) -> (B, L, D), or (B, queries, D); with a `packing` (R, D) -> (R, D).
+        """(B, L, D) -> (B, L, D), or (B, queries, D).
 
         Args:
             mask: bool, broadcastable to (B, H, L, past + L), true where a key may be looked at. None: everywhere.
@@ -137,9 +108,7 @@ class SelfAttention(nn.Module):
             cache: holds the tokens before `x`, and takes those of `x` in, at `layer`.
             queries: how many tokens, from the first, are asked for; all of them are looked at. None: all.
         """
-        if packing:
-            parts = packing.lay_out(self.qkv(x)).chunk(3, -1)
-        elif queries is None:
+        if queries is None:
             parts = self.qkv(x).chunk(3, -1)
         else:
             weights, biases = (each.split([x.shape[-1], 2 * x.shape[-1]]) for each in (self.qkv.weight, self.qkv.bias))
@@ -152,8 +121,7 @@ class SelfAttention(nn.Module):
             return self.out(attend_few(parts, self.heads))
         q, k, v = split_heads(parts, self.heads)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
-        mixed = mixed.transpose(1, 2).flatten(2)
-        return self.out(packing.pack(mixed) if packing else mixed)
+        return self.out(mixed.transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):
@@ -166,10 +134,8 @@ class CrossAttention(nn.Module):
         self.key_value = linear(context_width, 2 * width)
         self.out = linear(width, width)
 
-    def forward(
-        self, x: Tensor, keys_values: Tensor, mask: Tensor | None = None, packing: Packing | None = None
-    ) -> Tensor:
-        """(B, L, D) -> (B, L, D); with a `packing` (R, D) -> (R, D).
+    def forward(self, x: Tensor, keys_values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D).
 
         Args:
             keys_values: (C, N, 2 D) from `key_value`. B may be a multiple of C: then each context serves B / C
@@ -177,13 +143,12 @@ class CrossAttention(nn.Module):
                 their context.
             mask: bool, broadcastable to (C, H, 1, N). None: everything may be looked at.
         """
-        query = packing.lay_out(self.query(x)) if packing else self.query(x)
+        query = self.query(x)
         sides = query.reshape(len(keys_values), -1, query.shape[-1])  # (C, B / C * L, D)
         q, k, v = split_heads((sides, *keys_values.chunk(2, -1)), self.heads)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        mixed = mixed.transpose(1, 2).reshape(query.shape)
-        return self.out(packing.pack(mixed) if packing else mixed)
+        return self.out(mixed.transpose(1, 2).reshape(query.shape))
 
 
 class MLP(nn.Module):

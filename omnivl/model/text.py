@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnivl.config import ConfigError, TextConfig
-from omnivl.model.layers import MLP, CrossAttention, KVCache, Packing, SelfAttention, linear
+from omnivl.model.layers import MLP, CrossAttention, KVCache, SelfAttention, linear
 
 
 class TextEmbeddings(nn.Module):
@@ -94,15 +94,14 @@ class TextBlock(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
         queries: int | None = None,
-        packing: Packing | None = None,
     ) -> Tensor:
-        """(B, L, D) -> (B, L, D), or (B, queries, D); with a `packing` (R, D) -> (R, D). Masks and what follows as in
-        `SelfAttention`; the cross-attention reads `keys_values` (C, N, 2 D)."""
-        mixed = self.attention(x, mask, causal=causal, cache=cache, layer=layer, queries=queries, packing=packing)
-        x = self.attention_norm((x if queries is None else x[:, :queries]) + self.dropout(mixed))
+        """(B, L, D) -> (B, L, D), or (B, queries, D). Masks and what follows as in `SelfAttention`; the cross-attention
+        reads `keys_values` (C, N, 2 D)."""
+        mixed = self.attention(x, mask, causal=causal, cache=cache, layer=layer, queries=queries)
+        x = self.attention_norm(x[:, :queries] + self.dropout(mixed))
         if keys_values is not None:
             assert self.cross is not None
-            x = self.cross_norm(x + self.dropout(self.cross(x, keys_values, context_mask, packing)))
+            x = self.cross_norm(x + self.dropout(self.cross(x, keys_values, context_mask)))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
@@ -128,41 +127,6 @@ def read_context(blocks: Iterable[TextBlock], context: Tensor) -> tuple[Tensor, 
     return tuple(block.cross.key_value(context) for block in blocks if block.cross is not None)
 
 
-def through(
-    blocks: Sequence[TextBlock],
-    x: Tensor,
-    mask: Tensor | None,
-    keys_values: tuple[Tensor, ...] | None = None,
-    context_mask: Tensor | None = None,
-    *,
-    causal: bool = False,
-    cache: KVCache | None = None,
-    queries: int | None = None,
-    packing: Packing | None = None,
-) -> Tensor:
-    """Embedded texts (B, L, D) through a stack -> (B, L, D), or (B, queries, D), of which the last block sees to no
-    others; as in `TextBlock`. With a `packing` padding comes out as zeros."""
-    contexts = [None] * len(blocks) if keys_values is None else keys_values
-    if packing:
-        x = packing.pack(x)
-    for layer, (block, context) in enumerate(zip(blocks, contexts, strict=True)):
-        asked = queries if layer == len(blocks) - 1 else None
-        if packing and asked is not None:
-            x, packing = packing.lay_out(x), None
-        x = block(
-            x,
-            mask,
-            context,
-            context_mask,
-            causal=causal,
-            cache=cache,
-            layer=layer,
-            queries=asked,
-            packing=packing,
-        )
-    return packing.lay_out(x) if packing else x
-
-
 class TextEncoder(nn.Module):
     """Text alone, both ways."""
 
@@ -176,8 +140,10 @@ class TextEncoder(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor | None, queries: int | None = None) -> Tensor:
         """(B, L), padding on the right -> (B, L, D), or of the first tokens alone (B, queries, D), which spares the
         last block the others."""
-        x = self.embeddings(ids)
-        return through(self.blocks, x, key_mask(mask), queries=queries, packing=Packing.of(mask))
+        x, attend = self.embeddings(ids), key_mask(mask)
+        for left, block in zip(reversed(range(len(self.blocks))), self.blocks, strict=True):
+            x = block(x, attend, queries=None if left else queries)
+        return x
 
 
 class AlignmentDecoder(nn.Module):
@@ -203,8 +169,10 @@ class AlignmentDecoder(nn.Module):
     ) -> Tensor:
         """(B, L) starting with [ENC] -> states (B, L, D), or (B, queries, D) as in `TextEncoder`. B may be a multiple
         of the contexts (see `CrossAttention`)."""
-        x = self.embeddings(ids)
-        return through(self.blocks, x, key_mask(mask), keys_values, queries=queries, packing=Packing.of(mask))
+        x, attend = self.embeddings(ids), key_mask(mask)
+        for left, block, layer in zip(reversed(range(len(self.blocks))), self.blocks, keys_values, strict=True):
+            x = block(x, attend, layer, queries=None if left else queries)
+        return x
 
 
 class LMHead(nn.Module):
@@ -269,16 +237,10 @@ class GenerationDecoder(nn.Module):
             attend = torch.ones(length, past + length, dtype=torch.bool, device=ids.device).tril(past)
             attend = attend if whole is None else attend & whole[:, None, None, :].bool()  # (B, 1, L, past + L)
         x = self.embeddings(ids, positions, past)
-        return through(
-            self.blocks,
-            x,
-            attend,
-            keys_values,
-            key_mask(context_mask),
-            causal=attend is None and length > 1,
-            cache=cache,
-            packing=Packing.of(mask) if cache is None else None,
-        )
+        causal, look = attend is None and length > 1, key_mask(context_mask)
+        for i, (block, layer) in enumerate(zip(self.blocks, keys_values, strict=True)):
+            x = block(x, attend, layer, look, causal=causal, cache=cache, layer=i)
+        return x
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""

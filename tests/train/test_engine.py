@@ -59,7 +59,7 @@ def test_recomputing_keeps_less_and_is_undone_where_the_next_stage_does_not_want
         kept_bytes(Engine(task, TrainConfig(checkpoint_activations=recomputed), OptimConfig(), CPU, None))
         for recomputed in (False, True, False)
     ]
-    assert kept[1] < 0.6 * kept[0] and kept[2] == pytest.approx(kept[0], rel=0.01)
+    assert kept[1] < kept[0] / 2 and kept[2] == pytest.approx(kept[0], rel=0.01)
 
 
 def test_a_copy_of_a_model_that_recomputes_is_a_model_of_its_own() -> None:
