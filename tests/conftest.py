@@ -15,9 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 
 torch.set_num_threads(1)
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # ignored in the background of a shell, by what tests start too
+# ignored in the background of a shell, and then by all that tests start and interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SCHEMATHESIS = shutil.which("schemathesis", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 

@@ -40,6 +40,7 @@ def with_mean_block(model: OmniVL, tokenizer: Tokenizer, texts: Sequence[str]) -
     what `texts` have in common and in their E main directions. Its feed-forward is silent at first."""
     config = dataclasses.replace(model.config.text, layers=model.config.text.layers + 1)
     made = OmniVL(dataclasses.replace(model.config, text=config)).eval()
+    # the added block has nothing to take, and is made below
     missing, unknown = made.load_state_dict(model.state_dict(), strict=False)
     last = config.layers - 1
     assert not unknown and all(f".blocks.{last}." in name for name in missing), (missing, unknown)

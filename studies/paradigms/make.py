@@ -176,7 +176,7 @@ def tubelet1(model: OmniVL) -> OmniVL:
     config = replace(model.config, vision=replace(model.config.vision, tubelet_size=1))
     other = OmniVL(config)
     state = {name: value for name, value in model.state_dict().items() if name not in DEPTH}
-    missing, unexpected = other.load_state_dict(state, strict=False)
+    missing, unexpected = other.load_state_dict(state, strict=False)  # without what has another shape here
     assert set(missing) == set(DEPTH) and not unexpected
     return other
 

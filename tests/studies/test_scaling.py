@@ -29,7 +29,7 @@ def test_forward_passes_are_counted_as_torch_counts_them(config: ModelConfig) ->
     side = config.vision.image_size
     with torch.device("meta"):
         model = OmniVL(config).eval()
-        ids, mask = torch.zeros(1, 20, dtype=torch.int64), None
+        ids, mask = torch.zeros(1, 20, dtype=torch.int64), torch.ones(1, 20, dtype=torch.int64)
         clips = {frames: torch.zeros(1, frames, 3, side, side) for frames in (1, 8)}
         tokens = torch.zeros(1, 197, config.vision.width)
         states = torch.zeros(1, 19, config.text.width)
