@@ -20,6 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the command is a path, so the repository is not on it
 
 from omnivl.config import OptimConfig, read_json
+from omnivl.data.annotations import Item
 from omnivl.model import OmniVL
 from omnivl.model.folder import save_folder
 from omnivl.results import commit, machine
@@ -29,8 +30,7 @@ from studies.encoders.features import CUT, DRAWINGS, read, start, training_items
 from studies.encoders.fit import Corpus, Steps, Upper, fit, in_other_words
 from studies.encoders.language import phrases, with_mean_block
 
-UPPER = Upper(visual=CUT, text=5)  # the last block of each encoder
-LEARNT = dataclasses.replace(UPPER, text=UPPER.text + 1)  # here, of texts, the block added to MiniLM's six instead
+LEARNT = Upper(visual=CUT, text=6)  # the last visual block, and the text block added to MiniLM's six
 TEMPERATURE = 0.03  # to start from: it would take a hundred steps to come down to it
 PHRASES = 3000  # texts whose main directions the projection starts from
 OPTIM = OptimConfig(lr=1e-3, warmup_steps=15, betas=(0.9, 0.98))
@@ -38,15 +38,25 @@ DRAWN = Steps(steps=800, batch=512, optim=OPTIM, text_rate=1.0, noise=1.0, text_
 BOTH = Steps(steps=80, batch=256, clips=128, optim=OPTIM, noise=1.0, text_noise=0.6)
 
 
+def sets_of_drawings(features: Path) -> list[str]:
+    """Those whose tokens are there."""
+    return [name for name in DRAWINGS if (features / f"{name}_0.safetensors").exists()]
+
+
+def drawings(data: Path, features: Path) -> list[Item]:
+    """The training items in all of them, in the order of their tokens in `read_corpora`."""
+    return [item for name in sets_of_drawings(features) for item in training_items(data, name)]
+
+
 def read_corpora(data: Path, features: Path) -> tuple[list[Corpus], float]:
     """Drawings in the copies that all sets of them have, and clips where they are there; the CPU seconds that their
     tokens took."""
-    sets = [name for name in DRAWINGS if (features / f"{name}_0.safetensors").exists()]
+    sets = sets_of_drawings(features)
     copies = min(len(list(features.glob(f"{name}_?.safetensors"))) for name in sets)
     kept = [[read(features, f"{name}_{copy}") for name in sets] for copy in range(copies)]
     pictures = torch.stack([torch.cat([tokens for tokens, _ in one]) for one in kept], 1)  # (I, C, 1, 1 + S, D)
     seconds = sum(each for one in kept for _, each in one)
-    items = [item for name in sets for item in training_items(data, name)]
+    items = drawings(data, features)
     words, rng = read_json(data / "emoji_words.json"), np.random.default_rng(0)
     captions = sorted({item.captions[0] for item in items})
     said = {caption: in_other_words(caption, words.get(caption, []), rng) for caption in captions}

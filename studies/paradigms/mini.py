@@ -4,17 +4,16 @@
     python -m studies.paradigms.mini ENCODERS FEATURES DATA --cost # once, before all: what a clip pass costs
 
 ENCODERS, FEATURES and DATA are what studies/encoders/sources.py, features.py and studies/mini/build.py wrote (see
-studies/encoders/README.md). All runs of a seed begin with the text encoder taught alone; then the upper part of both
-encoders learns from kept tokens, with the settings of the recipe with six hands of studies/encoders/ (commit 574ff0f)
-but for the numbers of steps and of warm-up steps. Those were set by the time there was; nothing is chosen on what is
-measured.
+studies/encoders/README.md). The upper part of both encoders learns from kept tokens, with the settings of the recipe
+there but for the numbers of steps and of warm-up steps, which were set by the time there was; nothing is chosen on what
+is measured. Then the decoders have a short finetuning, the same for every run (`mini_decoders.py`).
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,19 @@ import torch
 import omnivl.results
 from omnivl.config import OptimConfig, read_json
 from omnivl.model import OmniVL
-from omnivl.model.folder import load_folder, save_folder, write_text
+from omnivl.model.folder import write_text
 from omnivl.results import machine
 from omnivl.tokenizer import Tokenizer
 from omnivl.train.checkpoint import write_json
-from studies.encoders.features import start
-from studies.encoders.fit import Corpus, Steps, fit
-from studies.encoders.language import learn_meaning, phrases
-from studies.encoders.train import TEMPERATURE, UPPER, read_corpora
+from studies.encoders.features import start, training_items
+from studies.encoders.fit import Corpus, fit
+from studies.encoders.language import phrases, with_mean_block
+from studies.encoders.train import DRAWN, LEARNT, PHRASES, TEMPERATURE, drawings, read_corpora
 from studies.paradigms.cost import RESULTS
 from studies.paradigms.make import clocked, compact, rounded
-from studies.paradigms.mini_measure import LowerTexts, Shown, measure, read_shown
+from studies.paradigms.measure import WHOLE
+from studies.paradigms.mini_decoders import SOME, Lessons, Pairs, Tried, some, taught
+from studies.paradigms.mini_measure import Asked, LowerTexts, Shown, measure, read_shown
 from studies.paradigms.mini_page import FOLDER
 from studies.paradigms.page import write_page
 from studies.paradigms.plan import FULL
@@ -43,19 +44,19 @@ from studies.paradigms.words import OURS
 
 COST = "cost.json"
 commit = cache(omnivl.results.commit)  # as it was when the command began
-OPTIM = OptimConfig(lr=1e-3, warmup_steps=5, betas=(0.9, 0.98))  # 15 there, which is most of 20 steps
+OPTIM = OptimConfig(lr=1e-3, warmup_steps=5, betas=(0.9, 0.98))  # 15 there, most of a stage of 20 steps
 
 
 @dataclass(frozen=True)
 class MiniSize:
     """How large everything is. x1 is the budget of decoupled joint pretraining with these two stages."""
 
-    drawings: int = 50  # steps
+    drawings: int = 100  # steps
     both: int = 20
     batch: int = 512  # rows of drawings a step
     clips: int = 128
-    meaning: int = 100  # steps of the text encoder alone
-    phrases: int = 2000
+    phrases: int = PHRASES
+    lessons: Lessons = field(default_factory=Lessons)  # of the decoders
 
 
 SIZE, SEEDS = MiniSize(), (0, 1)
@@ -107,6 +108,7 @@ class Material:
     """What all runs share: what is learnt from and asked, as tokens."""
 
     corpora: list[Corpus]  # drawings, clips
+    pairs: list[Pairs]  # the same, as the decoders are taught them
     shown: list[Shown]
     training_texts: LowerTexts
     asked_texts: LowerTexts
@@ -116,11 +118,26 @@ class Material:
         corpora, _ = read_corpora(data, features)
         if len(corpora) != 2:
             raise ValueError(f"{features} has no tokens of clips: run studies/encoders/features.py first")
-        model, tokenizer = start(encoders, random=False)
-        shown = read_shown(model, data, kept, UPPER.visual)
-        training = LowerTexts(model, tokenizer, [t for corpus in corpora for t in corpus.texts()], UPPER.text)
-        asked = LowerTexts(model, tokenizer, [text for each in shown for text in each.texts()], UPPER.text)
-        return cls(corpora, shown, training, asked)
+        items = drawings(data, features), training_items(data, "flare_train")
+        pairs = [Pairs(corpus.medium, own, corpus.tokens[:, 0]) for corpus, own in zip(corpora, items, strict=True)]
+        model, tokenizer = start(encoders)
+        shown = read_shown(model, data, kept, LEARNT.visual)
+        training = LowerTexts(model, tokenizer, [t for corpus in corpora for t in corpus.texts()], LEARNT.text)
+        asked = LowerTexts(model, tokenizer, [text for each in shown for text in each.texts()], LEARNT.text)
+        return cls(corpora, pairs, shown, training, asked)
+
+    def answers(self) -> list[str]:
+        """All that are given to questions about what is learnt from."""
+        return sorted({q.answers[0][0] for each in self.pairs for item in each.items for q in item.questions})
+
+
+def begun(encoders: Path, size: MiniSize, seed: int) -> tuple[OmniVL, Tokenizer]:
+    """The model that the runs of a seed begin with."""
+    model, tokenizer = start(encoders)
+    model = with_mean_block(model, tokenizer, phrases(tokenizer, size.phrases, np.random.default_rng(seed)))
+    with torch.no_grad():
+        model.temperature.fill_(TEMPERATURE)
+    return model, tokenizer
 
 
 def pretrain(model: OmniVL, tokenizer: Tokenizer, stages: Sequence[Stage], material: Material, seed: int) -> list[Any]:
@@ -129,29 +146,14 @@ def pretrain(model: OmniVL, tokenizer: Tokenizer, stages: Sequence[Stage], mater
     for number, stage in enumerate(stages):
         model.start_video_from_image()  # from the image weights as they are now; every run has clips once at most
         chosen = [corpus for corpus, rows in zip(material.corpora, (stage.batch, stage.clips), strict=True) if rows]
-        steps = Steps(steps=stage.steps, optim=OPTIM, batch=stage.batch, clips=stage.clips)
+        steps = replace(DRAWN, steps=stage.steps, optim=OPTIM, batch=stage.batch, clips=stage.clips)
         losses = fit(
-            model, tokenizer, UPPER, steps, chosen, seed=seed + 1000 * number, lower_texts=material.training_texts
+            model, tokenizer, LEARNT, steps, chosen, seed=seed + 1000 * number, lower_texts=material.training_texts
         )
         told.append([round(sum(part) / len(part), 3) for part in (losses[:5], losses[-5:])])
     if not any(stage.clips for stage in stages):
         model.start_video_from_image()  # each frame is a picture to it
     return told
-
-
-def text_start(encoders: Path, folder: Path, drawings: Corpus, size: MiniSize, seed: int) -> float:
-    """Write the model whose text encoder was taught alone; gives its CPU seconds."""
-    cpu: dict[str, float] = {}
-    with clocked(cpu, "text"):
-        model, tokenizer = start(encoders, random=False)
-        said = phrases(tokenizer, size.phrases, np.random.default_rng(seed))
-        texts = sorted({*said, *drawings.captions})
-        batch = min(256, len(texts))
-        learn_meaning(model, tokenizer, texts, UPPER.text, steps=size.meaning, batch=batch, seed=seed)
-        with torch.no_grad():
-            model.temperature.fill_(TEMPERATURE)
-    save_folder(model, tokenizer, folder)
-    return cpu["text"]
 
 
 def is_done(results: Path, name: str, size: MiniSize) -> bool:
@@ -174,17 +176,26 @@ def keep(results: Path, name: str, size: MiniSize, told: dict[str, Any]) -> None
 
 
 def make(
-    name: str, stages: Sequence[Stage], seed: int, material: Material, begun: Path, results: Path, size: MiniSize
+    name: str, stages: Sequence[Stage], seed: int, material: Material, encoders: Path, results: Path, size: MiniSize
 ) -> None:
     """One run, and its results file."""
-    model, tokenizer = load_folder(begun)
     cpu: dict[str, float] = {}
     with clocked(cpu, "pretraining"):
+        model, tokenizer = begun(encoders, size, seed)
         losses = pretrain(model, tokenizer, stages, material, seed)
     passes = np.sum([stage.passes(size) for stage in stages], axis=0)
+    still = not any(stage.batch for stage in stages)
     with clocked(cpu, "measuring"):
-        still = not any(stage.batch for stage in stages)
-        found = measure(model, tokenizer, UPPER, material.shown, material.asked_texts, still=still)
+        found = measure(model, tokenizer, LEARNT, material.shown, material.asked_texts, still=still)
+    with clocked(cpu, "finetuning"):
+        finetuned = taught(model, tokenizer, material.pairs, size.lessons, LEARNT.visual, seed, still=still)
+    with clocked(cpu, "measuring"):
+        for each in material.shown:
+            if each.name in SOME:
+                asked = Asked.of(model, tokenizer, LEARNT, material.asked_texts, some(each), WHOLE, still=still)
+                names = list(dict.fromkeys(asked.shown.captions))
+                alike = asked.vectors @ asked.text_vectors(names).T
+                found += Tried(finetuned, tokenizer, asked.shown, alike, names, still).rows(material.answers())
     told = {
         "name": name,
         "seed": seed,
@@ -193,6 +204,7 @@ def make(
         "weighted_steps": round(float(passes[0] + clip_cost(results) * passes[1]), 1),
         "seen": {"image": sum(s.steps * s.batch for s in stages), "video": sum(s.steps * s.clips for s in stages)},
         "losses": losses,  # mean of the first and of the last five steps of each stage
+        "lessons": finetuned.losses,  # of the first and of the last ten steps, of the writer and of the answerer
         "results": found,
     }
     keep(results, f"{name}_seed{seed}", size, told)
@@ -211,7 +223,7 @@ def clip_cost(results: Path) -> float:
 
 def measure_cost(encoders: Path, material: Material, results: Path, size: MiniSize, pairs: int = 8) -> None:
     """The median of ratios of CPU seconds of two steps on clips and on drawings that follow each other."""
-    model, tokenizer = start(encoders, random=False)
+    model, tokenizer = begun(encoders, size, 0)
     found = []
     for pair in range(pairs + 1):
         cpu: dict[str, float] = {}
@@ -244,7 +256,7 @@ def options_of(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="what studies/mini/build.py --size 112 wrote")
     parser.add_argument("--names", nargs="+", help="make these runs alone")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="make these seeds alone")
-    parser.add_argument("--runs", type=Path, help="folder for starts and tokens (default: runs/paradigms_mini)")
+    parser.add_argument("--runs", type=Path, help="folder for tokens (default: runs/paradigms_mini)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the study's results files")
     parser.add_argument("--cost", action="store_true", help="measure what a clip pass costs, and nothing else")
     options = parser.parse_args(words)
@@ -283,13 +295,8 @@ def act(options: argparse.Namespace, size: MiniSize) -> None:
     material = Material.read(*sources, options.runs / "tokens") if missing else None
     for name, seed in missing:
         assert material is not None
-        begun = options.runs / f"text_seed{seed}"
-        if not begun.exists() or not is_done(results, f"text_seed{seed}", size):
-            seconds = text_start(options.encoders, begun, material.corpora[0], size, seed)
-            told = {"name": "text", "seed": seed, "cpu_seconds": {"pretraining": round(seconds, 1)}, "results": []}
-            keep(results, f"text_seed{seed}", size, told)
         clock = time.process_time()
-        make(name, planned[name], seed, material, begun, results, size)
+        make(name, planned[name], seed, material, options.encoders, results, size)
         print(f"{name} seed {seed}: {time.process_time() - clock:.0f} CPU seconds", file=sys.stderr, flush=True)
     print(write_page(options.results, FULL))
 

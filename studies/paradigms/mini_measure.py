@@ -31,6 +31,7 @@ PICTURES = ("emoji_unseen_hand", "emoji_unseen_concepts", "stamps_transfer")
 CLIPS = ("flare_validation", "flare_test")
 RETRIEVED = ("emoji_unseen_hand", "stamps_transfer", "flare_test")
 GROUPED = ("emoji_unseen_hand", "emoji_unseen_concepts", *CLIPS)  # whose labels are asked for
+ACTING = "flare_test"  # whose clips are told from others of the same figure
 NAMED = "emoji_unseen_concepts"  # several hands draw each of its names, which are asked for as classes
 KS = (1, 5, 10)
 BATCH = 64
@@ -104,8 +105,7 @@ def measure(
     found: list[Row] = []
     for each in shown:
         for view in (WHOLE, ONE, SHUFFLED) if each.medium == "video" else (WHOLE,):
-            vectors = visual_vectors(model, upper.visual, seen(each, view, still))
-            asked = Asked(model, tokenizer, upper.text, texts, each, vectors)
+            asked = Asked.of(model, tokenizer, upper, texts, each, view, still=still)
             found += [{**row, "view": view} for row in asked.rows()]
     return found
 
@@ -141,6 +141,23 @@ class Asked:
     shown: Shown
     vectors: Tensor  # (I, E)
 
+    @classmethod
+    def of(
+        cls,
+        model: OmniVL,
+        tokenizer: Tokenizer,
+        upper: Upper,
+        texts: LowerTexts,
+        shown: Shown,
+        view: str,
+        *,
+        still: bool,
+    ) -> "Asked":
+        """The items as a run is to see them."""
+        return cls(
+            model, tokenizer, upper.text, texts, shown, visual_vectors(model, upper.visual, seen(shown, view, still))
+        )
+
     def rows(self) -> Iterator[Row]:
         name = self.shown.name
         if name in RETRIEVED:
@@ -149,6 +166,8 @@ class Asked:
             yield from self.classes("top{}", [item.label for item in self.shown.items], (1,))
         if name == NAMED:
             yield from self.classes("name_top{}", self.shown.captions, (1, 5))
+        if name == ACTING:
+            yield from self.siblings()
 
     def retrieval(self) -> Iterator[Row]:
         """Both ways, by different texts: several clips have the same."""
@@ -160,6 +179,23 @@ class Asked:
             for k in KS:
                 chance = float(hits_at_k(torch.zeros_like(own), targets, k).mean())
                 yield self.row(f"{way}_r{k}", hits_at_k(own, targets, k), chance)
+
+    def siblings(self) -> Iterator[Row]:
+        """Each clip and its text among those of one figure that faces one way, which differ by what it does."""
+        groups: dict[tuple[str, str], list[int]] = {}
+        for place, item in enumerate(self.shown.items):  # an id is FIGURE/ACTION-DIRECTION
+            figure, _, action = item.id.rpartition("/")
+            groups.setdefault((figure, action.rpartition("-")[2]), []).append(place)
+        texts, (to_text, to_clip) = (
+            self.text_vectors(self.shown.captions),
+            torch.zeros(2, len(self.vectors), dtype=torch.float64),
+        )
+        for places in groups.values():
+            scores, own = self.vectors[places] @ texts[places].T, torch.eye(len(places), dtype=torch.bool)
+            to_text[places], to_clip[places] = hits_at_k(scores, own, 1), hits_at_k(scores.T, own, 1)
+        chance = len(groups) / len(self.vectors)
+        yield self.row("sibling_v2t", to_text, chance)
+        yield self.row("sibling_t2v", to_clip, chance)
 
     def classes(self, metric: str, labels: Sequence[str], ks: Sequence[int]) -> Iterator[Row]:
         """Zero-shot, a class being the mean of its prompts. What several hands draw counts once, by their mean."""

@@ -131,7 +131,7 @@ def items_of(rows: dict[Key, dict[str, Any]], measure: Measure) -> np.ndarray | 
 
 def scores(items: str) -> np.ndarray:
     """(N,) of a row's text: a digit each, or numbers between blanks."""
-    return np.array(items.split() if " " in items else list(items), dtype=np.float64)
+    return np.array(items.split() if " " in items or "." in items else list(items), dtype=np.float64)
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------

@@ -21,13 +21,16 @@ from studies.encoders.features import CUT, passes, start
 from studies.paradigms import mini
 from studies.paradigms.measure import ONE, SHUFFLED, WHOLE
 from studies.paradigms.mini import MiniSize, runs
+from studies.paradigms.mini_decoders import Lessons
 from studies.paradigms.mini_measure import Asked, LowerTexts, Shown, as_text, seen, visual_vectors
 from studies.paradigms.mini_page import BY_PICTURE, Floors
 from studies.paradigms.numbers import Key, scores
 from studies.paradigms.words import OURS
 from tests.helpers import MINI, mini_model, moving_gif, picture
 
-TINY = MiniSize(drawings=2, both=2, batch=4, clips=4, meaning=2, phrases=20)
+TINY = MiniSize(
+    drawings=2, both=2, batch=4, clips=4, phrases=40, lessons=Lessons(decoding=2, answering=2, pictures=4, videos=4)
+)
 NAMES = ("a red star", "a blue ring", "a green circle")
 
 
@@ -69,7 +72,12 @@ def test_kept_texts_are_those_of_the_lower_part(small: tuple[OmniVL, Tokenizer])
 def shown(medium: str, name: str, count: int = 12) -> Shown:
     """Random tokens under three captions and two labels."""
     items = [
-        Item(Path(f"{i}.png"), captions=(NAMES[i * 3 // count],), label=("warm", "cold")[i % 2], id=f"{name}/{i}")
+        Item(
+            Path(f"{i}.png"),
+            captions=(NAMES[i * 3 // count],),
+            label=("warm", "cold")[i % 2],
+            id=f"{name}/{i * 3 // count}-{i % 4}",
+        )
         for i in range(count)
     ]
     shape = (count, 4 if medium == "video" else 1, 10, 32)
@@ -101,6 +109,12 @@ def test_numbers_are_those_of_a_loop(small: tuple[OmniVL, Tokenizer], medium: st
         for text, hits in enumerate(found["t2v_r5"]):
             best = np.argsort(-table[:, text])[:5]
             assert hits == float(any(own[i] == text for i in best))
+        likeness = (vectors @ asked.text_vectors(NAMES).T).numpy()
+        for i, item in enumerate(some.items):
+            facing = [j for j, other in enumerate(some.items) if other.id[-1] == item.id[-1]]  # one a name
+            assert found["sibling_v2t"][i] == float(np.argmax(likeness[i]) == own[i])
+            assert found["sibling_t2v"][i] == float(facing[int(np.argmax(likeness[facing, own[i]]))] == i)
+        assert chances["sibling_v2t"] == pytest.approx(1 / 3)
         assert chances["t2v_r1"] == pytest.approx(4 / 12) and found["v2t_r5"] == [1.0] * 12
     else:
         hands = {caption: [i for i, one in enumerate(some.captions) if one == caption] for caption in sorted(NAMES)}
@@ -125,7 +139,7 @@ def test_clips_are_seen_in_three_ways_and_pictures_standing_still(small: tuple[O
 
 
 def test_scores_are_written_as_they_are_read() -> None:
-    for items in ([0.0, 1.0, 1.0], [0.0, 0.5, 1.0], [1.0]):
+    for items in ([0.0, 1.0, 1.0], [0.0, 0.5, 1.0], [1.0], [0.5]):
         assert scores(as_text(items)).tolist() == items
     assert as_text([0.0, 1.0]) == "01"
 
@@ -169,7 +183,11 @@ def rows_of(folder: Path, name: str, ending: str, count: int) -> str:
     for i in range(count):
         path, said = folder / f"{name}-{i}.{ending}", i * 3 // count
         draw(path, said)
-        rows.append({"media": path.name, "caption": NAMES[said], "label": ("warm", "cold")[i % 2]})
+        label = ("warm", "cold")[i % 2]
+        rows.append(
+            {"media": path.name, "caption": NAMES[said], "label": label, "id": f"star/{said}-{i % (count // 3)}"}
+        )
+        rows.append({"media": path.name, "question": "is it warm or cold?", "answer": label})
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -209,12 +227,14 @@ def test_the_command_makes_what_is_missing_and_the_same_numbers_again(
     words += ["--names", OURS, "video_only", "image_only_exposure"]
     assert mini.main(words, TINY) == 0
     files = {path.stem: path for path in (results / "mini").glob("*_seed0.json")}
-    assert set(files) == {"text_seed0", f"{OURS}_seed0", "video_only_seed0", "image_only_exposure_seed0"}
+    assert set(files) == {f"{OURS}_seed0", "video_only_seed0", "image_only_exposure_seed0"}
     first = without_time(files[f"{OURS}_seed0"])
     assert first["seen"] == {"image": 16, "video": 8} and first["weighted_steps"] == 7
-    assert {row["task"] for row in first["results"]} == {"emoji_unseen_hand", "emoji_unseen_concepts", "flare_test"}
+    assert {row["task"] for row in first["results"]} == {
+        "emoji_unseen_hand", "emoji_unseen_concepts", "flare_test", "some_emoji_unseen_hand", "some_flare_test",
+    }  # fmt: skip
     assert without_time(files["video_only_seed0"])["seen"] == {"image": 0, "video": 20}
-    page = (tmp_path / "results.md").read_text()
+    page = " ".join((tmp_path / "results.md").read_text().split())
     assert "x1 is 2 steps on drawings and 2 on both" in page and "not shown against video only" in page
     untouched = files["video_only_seed0"].stat().st_mtime_ns
     files[f"{OURS}_seed0"].unlink()
