@@ -19,6 +19,7 @@ from studies.paradigms.measure import WHOLE
 
 DRAWS, SEED = 2000, 0
 PROBES = "probe"  # folder of what was measured of the models later
+AGAIN = "again"  # folder of runs that were made a second time
 
 
 class Key(NamedTuple):
@@ -76,6 +77,8 @@ class Study:
                 self.rows[place] |= by_key(told)
                 self.probe_seconds += sum(told["cpu_seconds"].values())
         self.floor_rows = by_key(self.floor) if self.floor else {}
+        again = map(read_json, sorted((folder / AGAIN).glob("*.json")))
+        self.again = [told for told in again if (told["name"], told["seed"]) in self.files]
 
     def seeds(self, name: str, *others: str) -> list[int]:
         """Seeds that this run and the others are there with."""

@@ -81,8 +81,22 @@ class Page:
         machines = "; ".join(sorted({file["machine"] for file in study.files.values()}))
         return (
             f"## What each run took\n\nIn all {whole:,.0f} CPU seconds ({whole / 3600:.1f} hours), warm-ups, measuring "
-            f"and finetuning included. Commits: {commits}. Machine: {machines}.\n\n" + table(head, rows)
+            f"and finetuning included. Commits: {commits}. Machine: {machines}.{self.again()}\n\n" + table(head, rows)
         )
+
+    def again(self) -> str:
+        """Of what was made a second time, how much is the same."""
+        said = []
+        for second in self.study.again:
+            name, seed, commit = second["name"], second["seed"], str(second["commit"])[:7]
+            first = self.study.files[name, seed]
+            same = sum(row in first["results"] for row in second["results"])
+            said.append(
+                f" [{name}](paradigms/again/{name}_seed{seed}.json), seed {seed}, was made again at commit "
+                f"{commit}, its results file and its models deleted: {same} of "
+                f"{len(first['results'])} rows are the same in every item."
+            )
+        return "".join(said)
 
     # --- the paradigms ---
 
