@@ -1,5 +1,7 @@
 """The page of the study, written from its results files and nothing else; what was not run is named on it."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from omnivl.model.folder import write_text
@@ -46,6 +48,7 @@ class Page:
         self.reranking()
         self.growth()
         self.add(*mini_section(self.study.folder), self.costs(), LEFT_OUT)
+        self.parts.insert(1, in_short(self.parts))
         return "\n\n".join(part.strip("\n") for part in self.parts) + "\n"
 
     # --- what there is ---
@@ -225,6 +228,20 @@ class Page:
 
     def has(self, name: str, times: float) -> bool:
         return (grown(name, times), 0) in self.study.files
+
+
+def in_short(parts: Sequence[str]) -> str:
+    """A list of the verdicts of all parts, each under the heading before it."""
+    heading, said = "", ["## In short\n"]
+    for part in parts:
+        if part.startswith(("## ", "### From real encoders")):
+            heading = part.splitlines()[0].lstrip("# ")
+        if part.startswith("**Verdict.** "):
+            place = re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
+            said.append(f"- [{heading}](#{place}): {part.removeprefix('**Verdict.** ')}")
+        elif part.startswith("- **"):
+            said.append(part)
+    return "\n".join(said)
 
 
 def at_depth(measure: Measure, k: int) -> Measure:

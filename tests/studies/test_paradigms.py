@@ -129,6 +129,10 @@ def test_the_command_makes_what_is_missing_and_the_same_numbers_again(tmp_path: 
     told_page = page.read_text()
     assert "video_only (seed 0, 1, 2)" in told_page and "image_only (seed 1, 2)" in told_page
     assert "not shown against image only" in told_page or "reverse against image only" in told_page
+    short, compute = (told_page.partition(f"## {title}\n")[2] for title in ("In short", "At equal compute"))
+    verdict = next(line for line in compute.splitlines() if line.startswith("**Verdict.** "))
+    told_first = short.strip().splitlines()[0]
+    assert told_first == f"- [At equal compute](#at-equal-compute): {verdict.removeprefix('**Verdict.** ')}"
     assert (results / "compute.svg").stat().st_size < 200_000
     untouched = files["image_only_seed0"].stat().st_mtime_ns
     (results / "again").mkdir()
