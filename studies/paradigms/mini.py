@@ -35,7 +35,7 @@ from studies.encoders.train import DRAWN, LEARNT, PHRASES, TEMPERATURE, drawings
 from studies.paradigms.cost import RESULTS
 from studies.paradigms.make import clocked, compact, rounded
 from studies.paradigms.measure import WHOLE
-from studies.paradigms.mini_decoders import SOME, Lessons, Pairs, Tried, some, taught
+from studies.paradigms.mini_decoders import SOME, Lessons, Pairs, some, taught, tried
 from studies.paradigms.mini_measure import Asked, LowerTexts, Shown, measure, read_shown
 from studies.paradigms.mini_page import FOLDER
 from studies.paradigms.page import write_page
@@ -43,6 +43,7 @@ from studies.paradigms.plan import FULL
 from studies.paradigms.words import OURS
 
 COST = "cost.json"
+EXPOSURE = "_exposure"  # what the names of runs at equal exposure end with; their decoders are not taught
 commit = cache(omnivl.results.commit)  # as it was when the command began
 OPTIM = OptimConfig(lr=1e-3, warmup_steps=5, betas=(0.9, 0.98))  # 15 there, most of a stage of 20 steps
 
@@ -187,15 +188,16 @@ def make(
     still = not any(stage.batch for stage in stages)
     with clocked(cpu, "measuring"):
         found = measure(model, tokenizer, LEARNT, material.shown, material.asked_texts, still=still)
-    with clocked(cpu, "finetuning"):
-        finetuned = taught(model, tokenizer, material.pairs, size.lessons, LEARNT.visual, seed, still=still)
-    with clocked(cpu, "measuring"):
-        for each in material.shown:
-            if each.name in SOME:
-                asked = Asked.of(model, tokenizer, LEARNT, material.asked_texts, some(each), WHOLE, still=still)
-                names = list(dict.fromkeys(asked.shown.captions))
-                alike = asked.vectors @ asked.text_vectors(names).T
-                found += Tried(finetuned, tokenizer, asked.shown, alike, names, still).rows(material.answers())
+    lessons = []
+    if not name.endswith(EXPOSURE):
+        with clocked(cpu, "finetuning"):
+            finetuned = taught(model, tokenizer, material.pairs, size.lessons, LEARNT.visual, seed, still=still)
+        lessons = finetuned.losses
+        with clocked(cpu, "measuring"):
+            for each in material.shown:
+                if each.name in SOME:
+                    asked = Asked.of(model, tokenizer, LEARNT, material.asked_texts, some(each), WHOLE, still=still)
+                    found += tried(finetuned, asked, still=still).rows(material.answers())
     told = {
         "name": name,
         "seed": seed,
@@ -204,7 +206,7 @@ def make(
         "weighted_steps": round(float(passes[0] + clip_cost(results) * passes[1]), 1),
         "seen": {"image": sum(s.steps * s.batch for s in stages), "video": sum(s.steps * s.clips for s in stages)},
         "losses": losses,  # mean of the first and of the last five steps of each stage
-        "lessons": finetuned.losses,  # of the first and of the last ten steps, of the writer and of the answerer
+        "lessons": lessons,  # of the first and of the last ten steps, of the writer and of the answerer
         "results": found,
     }
     keep(results, f"{name}_seed{seed}", size, told)
@@ -294,7 +296,7 @@ def act(options: argparse.Namespace, size: MiniSize) -> None:
     if unknown := sorted(set(options.names or ()) - set(planned)):
         raise ValueError(f"there is no run {unknown[0]!r}: choose {', '.join(planned)}")
     wanted = [(name, seed) for seed in options.seeds for name in planned if name in (options.names or planned)]
-    wanted.sort(key=lambda run: run[0].endswith("_exposure"))
+    wanted.sort(key=lambda run: run[0].endswith(EXPOSURE))
     missing = [run for run in wanted if not is_done(results, "{}_seed{}".format(*run), size)]
     material = Material.read(*sources, options.runs / "tokens") if missing else None
     for name, seed in missing:

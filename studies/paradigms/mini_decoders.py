@@ -1,9 +1,9 @@
 """Matching, captions and answers of a mini run: what the decoders learn after pretraining, and how they do.
 
-Pretraining from kept tokens is contrastive alone (`mini.py`). Then every run has the same short finetuning, in a copy:
-the project's own tasks (`omnivl/tasks`) teach the decoders, first to match and to write captions, then to answer, and
-the visual encoder stays as pretraining left it. A learnt pair is a training drawing or clip as it is, drawings and
-clips by turns. Axes: B rows, I items, T frames, S patches, D width, N visual tokens.
+Pretraining from kept tokens is contrastive alone (`mini.py`). Then the runs at equal compute have the same short
+finetuning, in a copy: the project's own tasks (`omnivl/tasks`) teach the decoders, first to match and to write
+captions, then to answer, and the visual encoder stays as pretraining left it. A learnt pair is a training drawing or
+clip as it is, drawings and clips by turns. Axes: B rows, I items, T frames, S patches, D width, N visual tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ from omnivl.tasks.pretrain import PretrainTask
 from omnivl.tokenizer import Tokenizer
 from omnivl.train.optim import build_optimizer, learning_rate, set_learning_rate
 from studies.paradigms.measure import WHOLE, Row
-from studies.paradigms.mini_measure import BATCH, Shown, as_text, seen
+from studies.paradigms.mini_measure import BATCH, Asked, Shown, as_text, seen
 
 SOME = {"emoji_unseen_hand": 5, "flare_test": 4}  # manifests that are asked about, one item in so many
 PART = "some_"  # what their rows' tasks begin with
@@ -41,10 +41,10 @@ OPTIM = OptimConfig(lr=5e-4, warmup_steps=10, betas=(0.9, 0.98))
 class Lessons:
     """How much the decoders learn."""
 
-    decoding: int = 100  # steps of matching and captions
+    decoding: int = 80  # steps of matching and captions
     answering: int = 60
-    pictures: int = 48  # rows a step
-    videos: int = 16
+    pictures: int = 24  # rows a step
+    videos: int = 8
 
 
 class FromTokens(OmniVL):
@@ -264,3 +264,10 @@ class Tried:
             "items": as_text(items),
             "view": WHOLE,
         }
+
+
+def tried(finetuned: Taught, asked: Asked, *, still: bool) -> Tried:
+    """The items of `asked`, and how much alike they and their captions are to the encoders that pretraining left."""
+    names = list(dict.fromkeys(asked.shown.captions))
+    alike = asked.vectors @ asked.text_vectors(names).T
+    return Tried(finetuned, asked.tokenizer, asked.shown, alike, names, still)

@@ -1,6 +1,6 @@
 """The page's section on the mini benchmark, from the results files in the folder `mini` and two files of floors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,8 @@ MEASURES = (
     *ranks(SPECIES, "video", "clips of unseen species", *BOTH_WAYS_OF_CLIPS),
     Measure("text to clip among its siblings", (Key(SPECIES, "sibling_t2v", "video"),), DIRECTIONS),
     Measure("clip to text among its siblings", (Key(SPECIES, "sibling_v2t", "video"),), DIRECTIONS),
+)
+FINETUNED = (
     *finetuned(HAND, "image", "drawings in the unseen hand", *BOTH_WAYS),
     *finetuned(SPECIES, "video", "clips of unseen species", *BOTH_WAYS_OF_CLIPS),
 )
@@ -80,27 +82,27 @@ block that is added to six, the final norm and the projections learn from the ke
 mini benchmark's drawings of six hands and its clips (`studies/mini/`). Settings are those of the recipe of
 `studies/encoders/`, where they were chosen on validation concepts and nothing on clips; but runs have a seventh of
 its steps, as the time allowed, and 5 steps of warm-up a stage instead of 15. Nothing here was chosen on what is
-measured. A step goes over {batch} drawings, over {clips} clips of 4 frames, or over both. A pass over drawings
-counts 1, one over clips {cost:.3f}, as measured once ([cost.json](paradigms/mini/cost.json)); x1 is {drawings}
-steps on drawings and {both} on both. In `joint_exposure` a step has fewer clips, so that as many are seen in as
-many steps. A run that saw no clips takes each frame as a picture; one that saw no drawings takes a picture as a
-clip that stands still.
+measured. A step goes over {batch} drawings, over {clips} clips of 4 frames, or over both. A pass over drawings counts
+1, one over clips {cost:.3f}, as measured once ([cost.json](paradigms/mini/cost.json)); x1 is {drawings} steps on
+drawings and {both} on both. In `joint_exposure` a step has fewer clips, so that as many are seen in as many steps. A
+run that saw no clips takes each frame as a picture; one that saw no drawings takes a picture as a clip that stands
+still.
 
-Pretraining from kept tokens is contrastive alone. Then, in a copy, the decoders of every run have the same short
-finetuning, in which the visual encoder stays as it was: {decoding} steps of matching and captions, drawings and
-clips by turns, and {answering} more of answers. They are tried on some items: every fifth drawing of the unseen
-hand and two of the eight directions of each clip of unseen species. Reranked are the best {k}, by log p(matched) +
-similarity / temperature. Answers are one of all that training has; only what they can say is asked (an unseen
-species has no name there).
+Pretraining from kept tokens is contrastive alone. Then, in a copy, the decoders of every run at equal compute have
+the same short finetuning, in which the visual encoder stays as it was: {decoding} steps of matching and captions,
+drawings and clips by turns, and {answering} more of answers. They are tried on some items: every fifth drawing of the
+unseen hand and two of the eight directions of each clip of unseen species. Reranked are the best {k}, by log
+p(matched) + similarity / temperature. Answers are one of all that training has; only what they can say is asked (an
+unseen species has no name there).
 
 Retrieval is among 1,479 drawings, 674 pictures of Tux Paint (of which nothing is learnt) and 632 clips under 79
 texts: eight clips are of one text, and are drawn together in intervals. Siblings of a clip are the same figure's
-other actions. Zombies are the benchmark's validation clips. The name of an unseen concept is one of 174; what
-several hands draw counts once. *Pixels* and *frozen tokens* copy name, group or action of the nearest training
-drawing or clip (of three hands for the groups, of eight frames for clips); for actions the second copies by how
-many of eight frames differ (`docs/results/mini_floors.json`, `encoders.json`). One frame, the third of four, and
-shuffled frames are decoupled joint pretraining, looking at its clips so; no time positions are learnt here, so the
-order of frames cannot tell it anything, and no clip can be told from its reverse.
+other actions. Zombies are the benchmark's validation clips. The name of an unseen concept is one of 174; what several
+hands draw counts once. *Pixels* and *frozen tokens* copy name, group or action of the nearest training drawing or
+clip (of three hands for the groups, of eight frames for clips); for actions the second copies by how many of eight
+frames differ (`docs/results/mini_floors.json`, `encoders.json`). One frame, the third of four, and shuffled frames
+are decoupled joint pretraining, looking at its clips so; no time positions are learnt here, so the order of frames
+cannot tell it anything, and no clip can be told from its reverse.
 """
 
 
@@ -152,15 +154,16 @@ def mini_section(folder: Path) -> list[str]:
         runs = {TITLES[name]: f"{name}{end}" for name in RIVALS if study.seeds(f"{name}{end}", OURS)}
         parts.append(f"### From real encoders: {title[0].lower()}{title[1:]}")
         parts += [f"![{title}: drawings and actions](paradigms/mini.svg)"] if runs and not end else []
-        parts += compared(study, runs, floors) if runs else ["Not run yet."]
+        measures = MEASURES if end else (*MEASURES, *FINETUNED)
+        parts += compared(study, runs, floors, measures) if runs else ["Not run yet."]
     return [*parts, costs(study)]
 
 
-def compared(study: Study, rivals: Mapping[str, str], floors: Floors) -> list[str]:
+def compared(study: Study, rivals: Mapping[str, str], floors: Floors, measures: Sequence[Measure]) -> list[str]:
     """Verdict, means and differences."""
     seeds = study.seeds(OURS)
     rows, gaps = [], []
-    for measure in (DRAWINGS, *MEASURES):
+    for measure in (DRAWINGS, *measures):
         ways = [of_run(study, OURS, measure.seen(view), seeds) for view in (ONE, SHUFFLED)]
         runs = [of_run(study, run, measure, study.seeds(run)) for run in (OURS, *rivals.values())]
         controls = [number(study.chance(measure)), *floors.cells(measure), *(number(w and w.mean) for w in ways)]

@@ -89,6 +89,7 @@ decoupled joint pretraining, looking at its clips so. The linear probe is a logi
 LEFT_OUT = """## Left out
 
 - Growth with more than one seed, and beyond twice the budget of the rest.
-- From real encoders: more than a seventh of the recipe's steps; decoders that learn in pretraining; a third seed.
+- From real encoders: more than a seventh of the recipe's steps; decoders that learn in pretraining, or much after it,
+  and any where drawings and clips are as many; a third seed.
 - Finetuning is short (100 steps for captions, 200 for answers) and only the paradigms at x1 have it.
 """
