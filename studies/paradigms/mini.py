@@ -37,7 +37,7 @@ from studies.paradigms.make import clocked, compact, rounded
 from studies.paradigms.measure import WHOLE
 from studies.paradigms.mini_decoders import SOME, Lessons, Pairs, some, taught, tried
 from studies.paradigms.mini_measure import Asked, LowerTexts, Shown, measure, read_shown
-from studies.paradigms.mini_page import FOLDER
+from studies.paradigms.mini_page import FOLDER, SEEDS
 from studies.paradigms.page import write_page
 from studies.paradigms.plan import FULL
 from studies.paradigms.words import OURS
@@ -60,7 +60,7 @@ class MiniSize:
     lessons: Lessons = field(default_factory=Lessons)  # of the decoders
 
 
-SIZE, SEEDS = MiniSize(), (0, 1)
+SIZE = MiniSize()
 
 
 @dataclass(frozen=True)

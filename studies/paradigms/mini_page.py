@@ -11,6 +11,7 @@ from studies.paradigms.mini_decoders import PART, K
 from studies.paradigms.numbers import Key, Measure, Study, difference, of_run
 from studies.paradigms.words import OURS, RIVALS, TITLES
 
+SEEDS = (0, 1)
 FOLDER = "mini"  # of results files, under those of the study
 HAND, CONCEPTS, STAMPS, ZOMBIES, SPECIES = (
     "emoji_unseen_hand", "emoji_unseen_concepts", "stamps_transfer", "flare_validation", "flare_test",
@@ -148,7 +149,7 @@ def mini_section(folder: Path) -> list[str]:
     file = next(told for told in study.files.values() if told["name"] == OURS)
     cost = read_json(folder / FOLDER / "cost.json")["clip_pass"]
     size = file["size"]
-    parts = [INTRODUCTION.format(cost=cost, k=K, **size, **size["lessons"])]
+    parts = [INTRODUCTION.format(cost=cost, k=K, **size, **size["lessons"]), *missing(study)]
     floors = Floors(folder.parent)
     for title, end in (("At equal compute", ""), ("At equal numbers of drawings and clips", "_exposure")):
         runs = {TITLES[name]: f"{name}{end}" for name in RIVALS if study.seeds(f"{name}{end}", OURS)}
@@ -157,6 +158,13 @@ def mini_section(folder: Path) -> list[str]:
         measures = MEASURES if end else (*MEASURES, *FINETUNED)
         parts += compared(study, runs, floors, measures) if runs else ["Not run yet."]
     return [*parts, costs(study)]
+
+
+def missing(study: Study) -> list[str]:
+    """The line that names what was not run, if there is such."""
+    planned = [OURS, *RIVALS, *(f"{name}_exposure" for name in RIVALS)]
+    absent = [f"{name} (seed {seed})" for name in planned for seed in SEEDS if (name, seed) not in study.files]
+    return [f"**Not run yet**: {'; '.join(absent)}."] if absent else []
 
 
 def compared(study: Study, rivals: Mapping[str, str], floors: Floors, measures: Sequence[Measure]) -> list[str]:

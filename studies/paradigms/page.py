@@ -209,7 +209,20 @@ class Page:
                 rows.append([f"{title}: {measure.title}", *(cell(each) if each else "not run yet" for each in found)])
             for control, value in zip(CONTROLS[:2], self.controls(measure)[:2], strict=True):
                 rows.append([f"{control}: {measure.title}", *(value for _ in BUDGETS)])
-        self.add(self.order(), table(["", *(f"x{times:g}" for times in BUDGETS)], rows))
+        budgets = [f"x{times:g}" for times in BUDGETS]
+        self.add(self.order(), table(["", *budgets], rows))
+        gaps = [
+            [f"{TITLES[name]}: {measure.title}"]
+            + [
+                gap(difference(study, grown(OURS, times), grown(name, times), measure, [0]))
+                if self.has(OURS, times) and self.has(name, times)
+                else "not run yet"
+                for times in BUDGETS
+            ]
+            for measure in MEDIA.values()
+            for name in RIVALS
+        ]
+        self.add("Paired differences:", table(["decoupled joint minus", *budgets], gaps))
 
     def order(self) -> str:
         said = []
