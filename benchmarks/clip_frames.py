@@ -94,14 +94,14 @@ def by_torchcodec() -> Way:
 
     def read(path: Path, times: Sequence[float]) -> np.ndarray:
         decoder = VideoDecoder(str(path), dimension_order="NHWC")
-        return decoder.get_frames_at([round(moment * RATE) for moment in times]).data.numpy()  # type: ignore[no-any-return]
+        return decoder.get_frames_at([round(moment * RATE) for moment in times]).data.numpy()
 
     return read
 
 
 def peers() -> dict[str, Way]:
     """PyAV's two ways, and what else loads here; what does not is told."""
-    found = {"PyAV, a seek for each frame": seeking, "PyAV, straight through": straight_through}
+    found: dict[str, Way] = {"PyAV, a seek for each frame": seeking, "PyAV, straight through": straight_through}
     for name, make in (("decord", by_decord), ("torchcodec", by_torchcodec)):
         try:
             found[name] = make()

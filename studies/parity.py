@@ -36,7 +36,7 @@ class Recorder:
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         compare = torch.testing.assert_close
 
-        def noted(ours: Tensor, theirs: Tensor, **limits: float) -> None:
+        def noted(ours: Tensor, theirs: Tensor, **limits: Any) -> None:
             count, largest = self.rows.get(item.name, (0, 0.0))
             self.rows[item.name] = (count + 1, max(largest, float((ours - theirs).abs().max())))
             compare(ours, theirs, **limits)

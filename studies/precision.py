@@ -119,17 +119,18 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="a model folder, trained on the world")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    parts = speed(), accuracy(options.model)
     found = {
         "command": "python -m studies.precision MODEL",
         "omnivl": version("omnivl"),
         "commit": commit(),
         "machine": machine(),
-        "speed": speed(),
-        "accuracy": accuracy(options.model),
+        "speed": parts[0],
+        "accuracy": parts[1],
     }
     write_json(RESULTS / "precision.json", found)
-    for row in [*found["speed"], *found["accuracy"]]:  # type: ignore[misc]
-        print(", ".join(f"{key} {value}" for key, value in row.items()))  # type: ignore[attr-defined]
+    for row in (row for part in parts for row in part):
+        print(", ".join(f"{key} {value}" for key, value in row.items()))
 
 
 if __name__ == "__main__":

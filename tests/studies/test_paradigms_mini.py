@@ -236,6 +236,7 @@ def test_the_command_makes_what_is_missing_and_the_same_numbers_again(
     assert without_time(files["video_only_seed0"])["seen"] == {"image": 0, "video": 20}
     page = " ".join((tmp_path / "results.md").read_text().split())
     assert "x1 is 2 steps on drawings and 2 on both" in page and "not shown against video only" in page
+    assert f"**Not run yet**: {OURS} (seed 1); image_only (seed 0); image_only (seed 1);" in page
     untouched = files["video_only_seed0"].stat().st_mtime_ns
     files[f"{OURS}_seed0"].unlink()
     assert mini.main(words, TINY) == 0
