@@ -89,7 +89,8 @@ class Study:
     def values(self, name: str, seeds: Sequence[int], measure: Measure) -> np.ndarray | None:
         """(S, N), or None where a file does not have it or there is none."""
         found = [items_of(self.rows[name, seed], measure) for seed in seeds]
-        return np.stack([items for items in found if items is not None]) if found and found[0] is not None else None
+        there = [items for items in found if items is not None]
+        return np.stack(there) if there and len(there) == len(found) else None  # never other seeds than were asked for
 
     def floor_value(self, measure: Measure) -> float | None:
         """Of the pixel neighbour, who neither reranks nor is finetuned, and classifies in one way."""

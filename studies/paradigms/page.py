@@ -12,7 +12,7 @@ from studies.paradigms.measure import ONE, SHUFFLED
 from studies.paradigms.mini_page import mini_section
 from studies.paradigms.numbers import CLIPS, PICTURES, Measure, Study, Told, difference, of_run, told
 from studies.paradigms.plan import BUDGETS, CLAIMS, Size, grown, jobs
-from studies.paradigms.words import ABOUT, INTRODUCTION, LEFT_OUT, MEASURES, OURS, RIVALS, SHOWN, TITLES
+from studies.paradigms.words import ABOUT, INTRODUCTION, LEFT_OUT, MEASURES, OURS, READING, RIVALS, SHOWN, TITLES
 
 MEDIA = {"pictures": PICTURES, "clips": CLIPS}
 CONTROLS = ("chance", "pixel neighbour", "one frame", "shuffled frames")
@@ -47,7 +47,7 @@ class Page:
         self.claims()
         self.reranking()
         self.growth()
-        self.add(*mini_section(self.study.folder), self.costs(), LEFT_OUT)
+        self.add(*mini_section(self.study.folder), READING, self.costs(), LEFT_OUT)
         self.parts.insert(1, in_short(self.parts))
         return "\n\n".join(part.strip("\n") for part in self.parts) + "\n"
 

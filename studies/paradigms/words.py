@@ -86,6 +86,28 @@ decoupled joint pretraining, looking at its clips so. The linear probe is a logi
 (of every run, anew).
 """
 
+READING = """## How we read it
+
+- **What decoupled joint pretraining is for.** It is the one paradigm that is good at both media. Image only is blind to
+  motion, image then video forgets pictures while it learns clips, and joint from scratch is slow to begin with. The
+  joint stage keeps what the image stage learnt, at little cost on clips (siblings and motion words).
+- **Where it did not win: pictures, against image only.** For "helps images" to hold, clips would have to show what
+  pictures do not. In this world both draw the same scenes, so a clip step is a dear picture step; at equal numbers of
+  pictures, where image only has fewer steps and no clips, the gap is small and still the reverse. It narrows as the
+  budget grows, as image only comes near its ceiling.
+- **Where it did not win: clips, against image then video.** All later steps of the rival go to clips. To be ahead, the
+  pictures of the joint stage would have to teach words or things that clips need and the image stage did not: a world
+  with rare things that only pictures show.
+- **Labels, and UniVLC beside plain contrast.** Captions of this world name all that a label names, so labels add no
+  word. They would have to say what captions leave out, as in the paper's data.
+- **Reranking.** At this budget the matching decoder knows less than the similarity does (its rows on siblings), so it
+  cannot correct it; what it adds to it is near nothing.
+- **From real encoders**, too, image only is ahead on drawings and decoupled joint pretraining second. On actions the
+  two that saw the most clips, joint from scratch and video only, are ahead. The short finetuning of the decoders is
+  too short: no caption is right, reranking moves nothing, and answers about clips are below the commonest answer.
+  Those rows compare nothing yet.
+"""
+
 LEFT_OUT = """## Left out
 
 - Growth with more than one seed, and beyond twice the budget of the rest.

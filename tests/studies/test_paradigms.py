@@ -280,3 +280,5 @@ def test_differences_are_paired_by_item_and_seed(tmp_path: Path) -> None:
     assert found.spread is None and study.cpu_seconds() == 8.0 and study.chance(measure) == 0.25
     assert numbers.difference(study, "two", "three", measure) is None
     assert numbers.of_run(study, "one", Measure("m", (part, part._replace(k=16))), [0]) is None
+    study.rows["one", 1].clear()
+    assert numbers.of_run(study, "one", measure, [0]) and numbers.of_run(study, "one", measure, [0, 1]) is None
