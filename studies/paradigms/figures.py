@@ -86,7 +86,7 @@ def draw_claims(study: Study, path: Path, claims: dict[str, str]) -> None:
 
 def draw_growth(study: Study, path: Path, titles: Mapping[str, str]) -> None:
     """R@1 of pictures and of clips against the budget."""
-    _, panels = pyplot.subplots(1, 2, figsize=(7.2, 3.2), sharey=True)
+    figure, panels = pyplot.subplots(1, 2, figsize=(7.2, 3.5), sharey=True)
     for panel, measure in zip(panels, (PICTURES, CLIPS), strict=True):
         panel.set(xscale="log", title=measure.title, xlabel="budget", ylim=(0, 1))
         panel.minorticks_off()
@@ -99,5 +99,5 @@ def draw_growth(study: Study, path: Path, titles: Mapping[str, str]) -> None:
         floor = study.floor_value(measure)
         if floor is not None:
             panel.axhline(floor, color="grey", lw=0.8, ls=":", label="pixel neighbour")
-    panels[0].legend(fontsize=7)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
     save(path)

@@ -95,7 +95,8 @@ READING = """## How we read it
   pictures do not. In this world both draw the same scenes, so a clip step is a dear picture step; at equal numbers of
   pictures, where image only has fewer steps and no clips, the gap is small and still the reverse. It narrows as the
   budget grows, as image only comes near its ceiling.
-- **Where it did not win: clips, against image then video.** All later steps of the rival go to clips. To be ahead, the
+- **Where it did not win: clips, against image then video.** All later steps of the rival go to clips: by the
+  intervals of one seed it is behind with half of the budget, level at x1 and ahead with twice. To be ahead of it, the
   pictures of the joint stage would have to teach words or things that clips need and the image stage did not: a world
   with rare things that only pictures show.
 - **Labels, and UniVLC beside plain contrast.** Captions of this world name all that a label names, so labels add no
