@@ -101,6 +101,7 @@ READING = """## How we read it
   with rare things that only pictures show.
 - **Labels, and UniVLC beside plain contrast.** Captions of this world name all that a label names, so labels add no
   word. They would have to say what captions leave out, as in the paper's data.
+- **Banks, and a start from image weights,** are shown to help, by little; two frames a patch help clips by much more.
 - **Reranking.** At this budget the matching decoder knows less than the similarity does (its rows on siblings), so it
   cannot correct it; what it adds to it is near nothing.
 - **From real encoders**, too, image only is ahead on drawings and decoupled joint pretraining second. On actions the
