@@ -88,10 +88,10 @@ decoupled joint pretraining, looking at its clips so. The linear probe is a logi
 
 READING = """## How we read it
 
-- **What decoupled joint pretraining is for.** It is the one paradigm that is good at both media. Image only is blind to
-  motion, image then video forgets pictures while it learns clips, and joint from scratch is slow to begin with (it catches up
-  as the budget grows). The
-  joint stage keeps what the image stage learnt, at little cost on clips (siblings and motion words).
+- **What decoupled joint pretraining is for.** It is the one paradigm that is good at both media. Image only is blind
+  to motion, image then video forgets pictures while it learns clips, and joint from scratch is slow to begin with (it
+  catches up as the budget grows). The joint stage keeps what the image stage learnt, at little cost on clips
+  (siblings and motion words).
 - **Where it did not win: pictures, against image only.** For "helps images" to hold, clips would have to show what
   pictures do not. In this world both draw the same scenes, so a clip step is a dear picture step; at equal numbers of
   pictures, where image only has fewer steps and no clips, the gap is small and still the reverse. It narrows as the
