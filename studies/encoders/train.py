@@ -43,7 +43,7 @@ def sets_of_drawings(features: Path) -> list[str]:
     return [name for name in DRAWINGS if (features / f"{name}_0.safetensors").exists()]
 
 
-def drawings(data: Path, features: Path) -> list[Item]:
+def drawn_items(data: Path, features: Path) -> list[Item]:
     """The training items in all of them, in the order of their tokens in `read_corpora`."""
     return [item for name in sets_of_drawings(features) for item in training_items(data, name)]
 
@@ -56,7 +56,7 @@ def read_corpora(data: Path, features: Path) -> tuple[list[Corpus], float]:
     kept = [[read(features, f"{name}_{copy}") for name in sets] for copy in range(copies)]
     pictures = torch.stack([torch.cat([tokens for tokens, _ in one]) for one in kept], 1)  # (I, C, 1, 1 + S, D)
     seconds = sum(each for one in kept for _, each in one)
-    items = drawings(data, features)
+    items = drawn_items(data, features)
     words, rng = read_json(data / "emoji_words.json"), np.random.default_rng(0)
     captions = sorted({item.captions[0] for item in items})
     said = {caption: in_other_words(caption, words.get(caption, []), rng) for caption in captions}

@@ -6,7 +6,7 @@
 ENCODERS, FEATURES and DATA are what studies/encoders/sources.py, features.py and studies/mini/build.py wrote (see
 studies/encoders/README.md). The upper part of both encoders learns from kept tokens, with the settings of the recipe
 there but for the numbers of steps and of warm-up steps, which were set by the time there was; nothing is chosen on what
-is measured. Then the decoders have a short finetuning, the same for every run (`mini_decoders.py`).
+is measured. Then the decoders of the runs at equal compute have the same short finetuning (`mini_decoders.py`).
 """
 
 import argparse
@@ -31,19 +31,18 @@ from omnivl.train.checkpoint import write_json
 from studies.encoders.features import start, training_items
 from studies.encoders.fit import Corpus, fit
 from studies.encoders.language import phrases, with_mean_block
-from studies.encoders.train import DRAWN, LEARNT, PHRASES, TEMPERATURE, drawings, read_corpora
+from studies.encoders.train import DRAWN, LEARNT, PHRASES, TEMPERATURE, drawn_items, read_corpora
 from studies.paradigms.cost import RESULTS
 from studies.paradigms.make import clocked, compact, rounded
 from studies.paradigms.measure import WHOLE
 from studies.paradigms.mini_decoders import SOME, Lessons, Pairs, some, taught, tried
 from studies.paradigms.mini_measure import Asked, LowerTexts, Shown, measure, read_shown
-from studies.paradigms.mini_page import FOLDER, SEEDS
+from studies.paradigms.mini_page import EXPOSURE, FOLDER, SEEDS
 from studies.paradigms.page import write_page
 from studies.paradigms.plan import FULL
 from studies.paradigms.words import OURS
 
 COST = "cost.json"
-EXPOSURE = "_exposure"  # what the names of runs at equal exposure end with; their decoders are not taught
 commit = cache(omnivl.results.commit)  # as it was when the command began
 OPTIM = OptimConfig(lr=1e-3, warmup_steps=5, betas=(0.9, 0.98))  # 15 there, most of a stage of 20 steps
 
@@ -97,10 +96,10 @@ def runs(size: MiniSize, clip: float) -> dict[str, tuple[Stage, ...]]:
         "video_only": (clips(whole / clip),),
         "joint": (both(whole / (1 + clip)),),
         "image_then_video": (drawings(size.drawings), clips(rest / clip)),
-        "image_only_exposure": (drawings(seen),),
-        "video_only_exposure": (clips(size.both),),
-        "joint_exposure": (both(seen, round(size.clips * size.both / seen)),),
-        "image_then_video_exposure": (drawings(seen), clips(size.both)),
+        f"image_only{EXPOSURE}": (drawings(seen),),
+        f"video_only{EXPOSURE}": (clips(size.both),),
+        f"joint{EXPOSURE}": (both(seen, round(size.clips * size.both / seen)),),
+        f"image_then_video{EXPOSURE}": (drawings(seen), clips(size.both)),
     }
 
 
@@ -119,7 +118,7 @@ class Material:
         corpora, _ = read_corpora(data, features)
         if len(corpora) != 2:
             raise ValueError(f"{features} has no tokens of clips: run studies/encoders/features.py first")
-        items = drawings(data, features), training_items(data, "flare_train")
+        items = drawn_items(data, features), training_items(data, "flare_train")
         pairs = [Pairs(corpus.medium, own, corpus.tokens[:, 0]) for corpus, own in zip(corpora, items, strict=True)]
         model, tokenizer = start(encoders)
         shown = read_shown(model, data, kept, LEARNT.visual)

@@ -101,14 +101,14 @@ READING = """## How we read it
   pictures of the joint stage would have to teach words or things that clips need and the image stage did not: a world
   with rare things that only pictures show.
 - **Labels, and UniVLC beside plain contrast.** Captions of this world name all that a label names, so labels add no
-  word. They would have to say what captions leave out, as in the paper's data.
+  word. They would have to say what captions leave out.
 - **Banks, and a start from image weights,** are shown to help, by little; two frames a patch help clips by much more.
 - **Reranking.** At this budget the matching decoder knows less than the similarity does (its rows on siblings), so it
   cannot correct it; what it adds to it is near nothing.
 - **From real encoders**, too, image only is ahead on drawings and decoupled joint pretraining second. On actions the
   two that saw the most clips, joint from scratch and video only, are ahead. The short finetuning of the decoders is
-  too short: no caption is right, reranking moves nothing, and answers about clips are below the commonest answer.
-  Those rows compare nothing yet.
+  too short: no caption is right, reranking moves next to nothing, and answers about clips are below the commonest
+  answer. Those rows compare nothing yet.
 """
 
 LEFT_OUT = """## Left out

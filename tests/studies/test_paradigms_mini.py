@@ -248,6 +248,24 @@ def test_the_command_makes_what_is_missing_and_the_same_numbers_again(
     assert "is of a study of another size" in capsys.readouterr().err
 
 
+def test_the_cost_of_a_clip_pass_is_that_of_steps_alone(
+    sources: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+
+    def pretrain(model: object, tokenizer: object, stages: list[mini.Stage], *_: object) -> None:
+        nonlocal clock
+        for stage in stages:  # clips cost three times as much a step, drawings more once a stage
+            clock += stage.steps * (3.0 if stage.clips else 1.0) + (1.0 if stage.clips else 50.0)
+
+    monkeypatch.setattr(mini, "pretrain", pretrain)
+    monkeypatch.setattr("studies.paradigms.make.time.process_time", lambda: clock)
+    root = Path(sources[0])
+    mini.measure_cost(root, mini.Material.read(root, root, root, tmp_path / "tokens"), tmp_path, TINY)
+    told = json.loads((tmp_path / "cost.json").read_text())
+    assert (told["drawing_step_seconds"], told["clip_step_seconds"], told["clip_pass"]) == (1, 3, 3)
+
+
 def test_only_the_upper_part_learns_and_pictures_stay_what_they_were(sources: list[str], tmp_path: Path) -> None:
     root = Path(sources[0])
     material = mini.Material.read(root, root, root, tmp_path)
